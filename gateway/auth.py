@@ -1,0 +1,314 @@
+"""Who is asking: API keys (hashes only at rest), the admin key, and the anonymous rule of a loopback bind."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from gateway.config import AuthConfig, is_loopback
+from gateway.errors import InvalidRequest, NotFound, Overloaded, RedisAway, Unauthenticated
+from gateway.redis_io import Keys, RedisLink
+from gateway.types import NANO, Principal
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+PREFIX = "fg-"
+ANONYMOUS = Principal(key_id="anonymous", name="anonymous")
+ADMIN = Principal(key_id="admin", name="admin", admin=True)
+_COPIES_MAX = 10_000
+
+
+class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The definition of an API key. ``hash`` is SHA-256 of the key (keys are random, so no slow hash is needed)."""
+
+    id: str
+    hash: str
+    prefix: str
+    name: str
+    organisation: str = "default"
+    team: str = ""
+    tags: tuple[str, ...] = ()
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
+    budget_nano: int | None = None
+    created_ms: int = 0
+    expires_ms: int | None = None
+    revoked_ms: int | None = None
+
+    def principal(self) -> Principal:
+        return Principal(
+            key_id=self.id,
+            organisation=self.organisation,
+            team=self.team,
+            name=self.name,
+            tags=self.tags,
+            rpm=self.rpm,
+            tpm=self.tpm,
+            concurrency=self.concurrency,
+            budget_nano=self.budget_nano,
+        )
+
+    def usable(self, now_ms: int) -> bool:
+        return self.revoked_ms is None and (self.expires_ms is None or now_ms < self.expires_ms)
+
+
+def hash_key(key: str) -> str:
+    """Hex SHA-256 of a presented key."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+class NewKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What may be said when a key is created. ``budget_usd`` is in dollars, ``expires_in_s`` in seconds."""
+
+    name: str
+    team: str = ""
+    tags: tuple[str, ...] = ()
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
+    budget_usd: float | None = None
+    expires_in_s: float | None = None
+
+    def check(self) -> None:
+        """Raises InvalidRequest naming the field."""
+        if not self.name.strip() or len(self.name) > 200:
+            raise InvalidRequest("name must have 1 to 200 characters", param="name")
+        for field in ("rpm", "tpm", "concurrency"):
+            value = getattr(self, field)
+            if value is not None and not 1 <= value <= 1_000_000_000:
+                raise InvalidRequest(f"{field} must be between 1 and 1000000000", param=field)
+        if self.budget_usd is not None and not 0 <= self.budget_usd <= 9_000_000_000:
+            raise InvalidRequest("budget_usd must be between 0 and 9000000000", param="budget_usd")
+        if self.expires_in_s is not None and not 0 < self.expires_in_s <= 3_153_600_000:
+            raise InvalidRequest("expires_in_s must be above 0 and at most 100 years", param="expires_in_s")
+        if len(self.tags) > 50 or any(not tag or len(tag) > 100 for tag in self.tags):
+            raise InvalidRequest("at most 50 tags of 1 to 100 characters", param="tags")
+
+
+Shown = list[dict[str, Any]]
+Records = list[KeyRecord]
+
+
+class KeyStore:
+    """Key definitions in Redis; each change also goes to the ledger stream, from where it reaches SQL for good."""
+
+    def __init__(self, redis: Redis, keys: Keys | None = None) -> None:
+        self._redis, self._keys = redis, keys or Keys()
+
+    async def create(self, name: str, **limits: Any) -> dict[str, Any]:
+        """Make a key; the reply holds it as ``key``, this once.
+
+        Raises:
+            InvalidRequest: a value is out of range.
+        """
+        try:
+            wanted = msgspec.convert({"name": name, **limits}, NewKey)
+        except msgspec.ValidationError as error:
+            raise InvalidRequest(str(error)) from None
+        wanted.check()
+        now = int(time.time() * 1000)
+        key, record = self._new(f"key_{secrets.token_hex(8)}", now)
+        expires = None if wanted.expires_in_s is None else now + int(wanted.expires_in_s * 1000)
+        record = msgspec.structs.replace(
+            record,
+            name=wanted.name,
+            team=wanted.team,
+            tags=wanted.tags,
+            rpm=wanted.rpm,
+            tpm=wanted.tpm,
+            concurrency=wanted.concurrency,
+            budget_nano=None if wanted.budget_usd is None else round(wanted.budget_usd * NANO),
+            expires_ms=expires,
+        )
+        await self._put(record)
+        return {"key": key, **public(record)}
+
+    async def list(self) -> Shown:
+        """Every definition, without hashes, newest first."""
+        return [public(record) for record in await self._records()]
+
+    async def rotate(self, key_id: str, overlap_s: float = 0.0) -> dict[str, Any]:
+        """A new key with the same id, limits and budget; the old one works for ``overlap_s`` more seconds.
+
+        Raises:
+            NotFound
+        """
+        old = await self._find(key_id)
+        now = int(time.time() * 1000)
+        key, fresh = self._new(old.id, now)
+        fresh = msgspec.structs.replace(old, hash=fresh.hash, prefix=fresh.prefix, created_ms=now)
+        ended: dict[str, Any] = {"expires_ms": now + int(overlap_s * 1000)} if overlap_s else {"revoked_ms": now}
+        await self._put(msgspec.structs.replace(old, **ended))
+        await self._put(fresh)
+        return {"key": key, **public(fresh)}
+
+    async def revoke(self, key_id: str) -> dict[str, Any]:
+        """Refuse every key of this id from now on, on all workers within a second.
+
+        Raises:
+            NotFound
+        """
+        await self._find(key_id)
+        now = int(time.time() * 1000)
+        for record in [one for one in await self._records() if one.id == key_id and one.revoked_ms is None]:
+            record = msgspec.structs.replace(record, revoked_ms=now)
+            await self._put(record)
+        return public(record)
+
+    @staticmethod
+    def _new(key_id: str, now_ms: int) -> tuple[str, KeyRecord]:
+        key = PREFIX + secrets.token_urlsafe(32)
+        return key, KeyRecord(id=key_id, hash=hash_key(key), prefix=key[:8], name="", created_ms=now_ms)
+
+    async def _put(self, record: KeyRecord) -> None:
+        value = msgspec.json.encode(record)
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.hset(self._keys.api_keys, record.hash, value)
+        pipe.xadd(self._keys.ledger, {"k": value})
+        pipe.xadd(self._keys.events, {"key": record.hash}, maxlen=10_000, approximate=True)
+        await pipe.execute()
+
+    async def _records(self) -> Records:
+        raw: Any = await self._redis.hvals(self._keys.api_keys)
+        records = [msgspec.json.decode(value, type=KeyRecord) for value in raw]
+        return sorted(records, key=lambda record: record.created_ms, reverse=True)
+
+    async def _find(self, key_id: str) -> KeyRecord:
+        found = [record for record in await self._records() if record.id == key_id]
+        if not found:
+            raise NotFound(f"no API key with id '{key_id}'")
+        live = [record for record in found if record.revoked_ms is None]
+        return (live or found)[0]
+
+
+def public(record: KeyRecord) -> dict[str, Any]:
+    """A definition as it may be shown: no hash, money in dollars."""
+    shown = msgspec.to_builtins(record)
+    del shown["hash"]
+    nano = shown.pop("budget_nano")
+    shown["budget_usd"] = None if nano is None else nano / NANO
+    return dict(shown)
+
+
+class KeyRing:
+    """This worker's bounded copy of key definitions, kept up by the event stream (see :mod:`gateway.runtime`)."""
+
+    def __init__(self, link: RedisLink, keys: Keys) -> None:
+        self._link, self._keys = link, keys
+        self._copies: OrderedDict[str, KeyRecord] = OrderedDict()
+
+    async def principal(self, token: str) -> Principal:
+        """The principal of an ``fg-`` key. One Redis trip for a key this worker has not seen.
+
+        Raises:
+            Unauthenticated: unknown, expired or revoked.
+            RedisAway: a key this worker has not seen, and nobody to ask.
+        """
+        digest = hash_key(token)
+        record = self._copies.get(digest) or await self._fetch(digest)
+        if record is None or not record.usable(int(time.time() * 1000)):
+            raise Unauthenticated("the API key is unknown, expired or revoked")
+        return record.principal()
+
+    async def _fetch(self, digest: str) -> KeyRecord | None:
+        value = await self._link.call("HGET", self._keys.api_keys, digest)
+        if value is None:
+            return None
+        record = msgspec.json.decode(value, type=KeyRecord)
+        self._copies[digest] = record
+        while len(self._copies) > _COPIES_MAX:
+            self._copies.popitem(last=False)
+        return record
+
+    def forget(self, digest: str | None = None) -> None:
+        """Drop one copy, or all of them (after events may have been missed)."""
+        if digest is None:
+            self._copies.clear()
+        else:
+            self._copies.pop(digest, None)
+
+
+class Peer(msgspec.Struct, frozen=True, kw_only=True):
+    """How a request reached us: what the anonymous rule looks at. Header names are lower-case."""
+
+    host: str
+    bind: str
+    method: str
+    headers: Mapping[str, str]
+
+
+def bearer(headers: Mapping[str, str]) -> str:
+    """The presented token: ``Authorization: Bearer``, else ``x-api-key`` (Anthropic's clients); '' if none."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    return headers.get("x-api-key", "").strip()
+
+
+def anonymous_allowed(config: AuthConfig, peer: Peer) -> bool:
+    """Whether a caller without a key of ours may be the anonymous principal (DESIGN section 7)."""
+    if config.anonymous != "loopback" or not is_loopback(peer.bind) or not is_loopback(peer.host):
+        return False
+    headers = peer.headers
+    if any(name == "forwarded" or name.startswith("x-forwarded-") or name == "x-real-ip" for name in headers):
+        return False
+    if not _local_host(headers.get("host", "")):
+        return False
+    origin = headers.get("origin")
+    if origin is not None and not _own_origin(origin, headers.get("host", "")):
+        return False
+    if peer.method in {"GET", "HEAD"}:
+        return True
+    return headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
+
+
+def _local_host(host: str) -> bool:
+    try:
+        return is_loopback(urlsplit(f"//{host}").hostname or "")
+    except ValueError:
+        return False
+
+
+def _own_origin(origin: str, host: str) -> bool:
+    """The dashboard's own pages are no foreign origin."""
+    try:
+        return urlsplit(origin).netloc == host
+    except ValueError:
+        return False
+
+
+async def authenticate(config: AuthConfig, ring: KeyRing, peer: Peer) -> Principal:
+    """The principal behind a request.
+
+    Raises:
+        Unauthenticated: an ``fg-`` token that is no live key, always; or no key where one is needed.
+        Overloaded: Redis is away and this worker has not seen the key.
+    """
+    token = bearer(peer.headers)
+    if is_admin(config, token):
+        return ADMIN
+    if token.startswith(PREFIX):
+        try:
+            return await ring.principal(token)
+        except RedisAway:
+            message = "keys cannot be verified at the moment"
+            raise Overloaded(message, code="key_store_unavailable", retry_after=1.0) from None
+    if anonymous_allowed(config, peer):
+        return ANONYMOUS
+    raise Unauthenticated("an API key is needed: Authorization: Bearer fg-…")
+
+
+def is_admin(config: AuthConfig, token: str) -> bool:
+    """Whether the token is the admin key, compared in constant time."""
+    key = config.admin_key
+    return bool(key) and hmac.compare_digest(token.encode(), (key or "").encode())

@@ -1,0 +1,191 @@
+"""All targets of a configuration, and the way from one to the next when one cannot answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple
+
+from gateway.backends import translate
+from gateway.backends.litellm_hosted import LiteLLMBackend
+from gateway.backends.openai_http import OpenAIBackend
+from gateway.backends.resilient import Resilient, Watch, may_be_billed
+from gateway.config import ModelConfig, Settings, socket_path
+from gateway.errors import NotFound, UpstreamError, UpstreamRefused, UpstreamTimeout, UpstreamUnavailable
+from gateway.types import Attempt, ChatRequest, Chunk
+
+OPENAI_URL = "https://api.openai.com/v1"
+# Codes of a local model's refusal that a larger model need not share.
+TOO_SMALL = frozenset({"context_length_exceeded", "unsupported"})
+_DRAIN_POLL_S = 0.05
+
+
+class Answer(NamedTuple):
+    """The target that answered, its first chunk, and the rest, which is to be closed (``aclose``) when left early."""
+
+    model: str
+    first: Chunk
+    rest: AsyncGenerator[Chunk, None]
+
+
+class Target(NamedTuple):
+    """One configured model. ``missing`` says what it lacks to be asked at all."""
+
+    config: ModelConfig
+    backend: Resilient
+    missing: str | None
+    socket: str | None
+
+
+class Fleet:
+    """The targets of one configuration. A reload builds a new one and then drains and closes the old."""
+
+    def __init__(self, targets: Iterable[Target]) -> None:
+        self._targets = {target.config.name: target for target in targets}
+
+    @classmethod
+    def build(cls, settings: Settings, previous: Fleet | None = None) -> Fleet:
+        """Connects to nothing. What ``previous`` knows about the health of unchanged models is taken over."""
+        known = previous._targets if previous else {}
+        return cls(_target(model, settings.data_dir, known.get(model.name)) for model in settings.config.models)
+
+    def unavailable(self, name: str) -> str | None:
+        """Why a target cannot be asked now, None if it can. Instant."""
+        target = self._targets.get(name)
+        return _lacking(target) or (target.backend.available() if target else None)
+
+    async def call(
+        self,
+        targets: Sequence[str],
+        request: ChatRequest,
+        *,
+        deadline_s: float | None = None,
+        on_attempt: Callable[[Attempt], None] = lambda _: None,
+        before_retry: Callable[[str], Awaitable[None]] | None = None,
+    ) -> Answer:
+        """The first answer of ``targets``, in order; the next is tried only before the first chunk.
+
+        A refusal is final, but for a local model's of what only it cannot do. ``deadline_s`` bounds the whole call, the
+        reply included. ``on_attempt`` hears of each upstream call once it has answered or ended; ``before_retry`` is
+        awaited, with the target's name, before a call that follows one that may be billed, and may raise.
+
+        Raises:
+            UpstreamError: the most telling of all that happened; with ``retry_after`` if all targets are rate limited.
+            NotFound: no targets were given.
+        """
+        ends = None if deadline_s is None else perf_counter() + deadline_s
+        watch = Watch(attempt=on_attempt, before_retry=before_retry)
+        failures: list[UpstreamError] = []
+        for name in targets:
+            left = None if ends is None else ends - perf_counter()
+            if left is not None and left <= 0:
+                failures.append(UpstreamTimeout("the deadline passed", code=translate.DEADLINE))
+                break
+            if before_retry and failures and may_be_billed(failures[-1]):
+                await before_retry(name)
+            try:
+                return await self._ask(name, request, left, watch)
+            except UpstreamError as error:
+                failures.append(error)
+                if not self._next_may_answer(name, error):
+                    break
+        raise most_telling(failures)
+
+    async def close(self, drain_s: float = 0.0) -> None:
+        """Let calls under way, replies being read included, end for ``drain_s`` seconds; release every connection."""
+        backends = [target.backend for target in self._targets.values()]
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*(backend.idle.wait() for backend in backends)), drain_s)
+        await asyncio.gather(*(backend.close() for backend in backends))
+
+    async def _ask(self, name: str, request: ChatRequest, left: float | None, watch: Watch) -> Answer:
+        target = self._targets.get(name)
+        lacking = _lacking(target)
+        if target is None or lacking:
+            raise UpstreamUnavailable(f"{name}: {lacking}", connect=True)
+        rest = target.backend.chat(request, timeout_s=left, watch=watch)
+        return Answer(name, await anext(rest), rest)
+
+    def _next_may_answer(self, name: str, error: UpstreamError) -> bool:
+        if not isinstance(error, UpstreamRefused):
+            return True
+        return self._targets[name].config.is_local and error.code in TOO_SMALL
+
+
+def _lacking(target: Target | None) -> str | None:
+    if target is None:
+        return "not configured"
+    if target.missing:
+        return target.missing
+    if target.socket and not os.path.exists(target.socket):
+        return "the local model is not running"
+    return None
+
+
+def most_telling(failures: Sequence[UpstreamError]) -> UpstreamError | NotFound:
+    """What to tell a client whose targets all failed: the last word that came from upstream itself, if there was one.
+
+    Where all are rate limited it carries the shortest time after which one of them may be asked again.
+    """
+    if not failures:
+        return NotFound("no target was given", code="model_not_found")
+    if all(failure.upstream_status == 429 for failure in failures):
+        return min(failures, key=lambda failure: failure.retry_after or float("inf"))
+    return max(reversed(failures), key=_weight)
+
+
+def _weight(failure: UpstreamError) -> int:
+    if isinstance(failure, UpstreamRefused):
+        return 1
+    if failure.upstream_status is not None:
+        return 4
+    if isinstance(failure, UpstreamUnavailable):
+        return 0 if failure.connect else 2
+    return 3
+
+
+def _target(model: ModelConfig, data_dir: Path, before: Target | None) -> Target:
+    socket = str(socket_path(data_dir, f"chat-{model.local}")) if model.is_local and not model.url else None
+    backend = _backend(model, socket)
+    resilient = Resilient(
+        model.name,
+        backend,
+        max_retries=model.max_retries,
+        probe=backend.reachable if backend.probed else None,
+        breaker=before.backend.breaker if before and before.config == model else None,
+    )
+    resilient.resume()
+    return Target(model, resilient, _missing(model), socket)
+
+
+def _backend(model: ModelConfig, socket: str | None) -> OpenAIBackend | LiteLLMBackend:
+    if model.kind == "litellm":
+        return LiteLLMBackend(
+            model.name,
+            model.upstream_name,
+            model.base_url,
+            model.api_key,
+            connect_timeout=model.connect_timeout,
+            first_byte_timeout=model.first_byte_timeout,
+            timeout=model.timeout,
+        )
+    local = (model.url or "http://local/v1") if model.is_local else None
+    return OpenAIBackend(
+        model.name,
+        model.upstream_name,
+        local or model.base_url or OPENAI_URL,
+        model.api_key,
+        uds=socket,
+        connect_timeout=model.connect_timeout,
+        first_byte_timeout=model.first_byte_timeout,
+        timeout=model.timeout,
+    )
+
+
+def _missing(model: ModelConfig) -> str | None:
+    needs_key = model.kind in ("openai", "litellm") and not model.base_url
+    return "no api_key is set" if needs_key and not model.api_key else None

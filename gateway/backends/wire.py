@@ -1,0 +1,191 @@
+"""OpenAI's chat wire format: a request to bytes, bytes to chunks. No I/O.
+
+Only what this gateway acts on is parsed, leniently; what travels on is upstream's own bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from gateway.backends.sse import EventTooLarge, SSEParser
+from gateway.backends.usage import merged, read_usage
+from gateway.errors import UpstreamBroken, UpstreamError, UpstreamUnavailable
+from gateway.types import ChatRequest, Chunk, Usage
+
+_ABSENT = frozenset({b"", b"null", b"[]"})
+_INCLUDE_USAGE = msgspec.Raw(b'{"include_usage":true}')
+_NOTHING = msgspec.Raw()
+
+
+class _Message(msgspec.Struct):
+    """``message`` of a plain reply, ``delta`` of a stream."""
+
+    content: Any = None
+    tool_calls: msgspec.Raw = _NOTHING
+    function_call: msgspec.Raw = _NOTHING
+
+    def text(self) -> str:
+        if isinstance(self.content, str):
+            return self.content
+        parts = self.content if isinstance(self.content, list) else []
+        texts = (part.get("text") for part in parts if isinstance(part, dict))
+        return "".join(text for text in texts if isinstance(text, str))
+
+    def calls_tools(self) -> bool:
+        return bytes(self.tool_calls) not in _ABSENT or bytes(self.function_call) not in _ABSENT
+
+
+class _Choice(msgspec.Struct):
+    index: Any = 0
+    delta: _Message | None = None
+    message: _Message | None = None
+    finish_reason: Any = None
+
+
+class _Event(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    usage: Any = None
+    timings: Any = None
+    error: Any = None
+
+
+_decode = msgspec.json.Decoder(_Event).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def request_body(request: ChatRequest, model: str, strip: tuple[str, ...] = ()) -> bytes:
+    """The client's body with upstream's model name, usage always asked of a stream, and without ``strip``.
+
+    Every other field keeps its bytes and its place.
+    """
+    fields: dict[str, Any] = dict(request.fields)
+    fields["model"] = model
+    if request.stream:
+        fields["stream_options"] = _with_usage(request.fields.get("stream_options"))
+    for name in strip:
+        fields.pop(name, None)
+    return _encode(fields)
+
+
+def _with_usage(options: msgspec.Raw | None) -> Any:
+    if options is None:
+        return _INCLUDE_USAGE
+    given = msgspec.json.decode(options)
+    return {**given, "include_usage": True} if isinstance(given, dict) else _INCLUDE_USAGE
+
+
+def read_reply(body: bytes) -> Chunk:
+    """A plain reply as one final chunk; ``text`` and ``finish_reason`` are the first choice's.
+
+    Raises:
+        UpstreamBroken: the body is not a chat completion.
+        UpstreamUnavailable: it is an error under a status of success.
+    """
+    event = _parsed(body)
+    if event.error and not event.choices:
+        raise reported(event.error)
+    if event.choices is None:
+        raise UpstreamBroken("upstream's reply has no choices")
+    text, finish_reason, tool_calls = _said(event.choices)
+    usage = read_usage(event.usage, event.timings)
+    return Chunk(data=body, text=text, finish_reason=finish_reason, usage=usage, tool_calls=tool_calls, final=True)
+
+
+class ReplyStream:
+    """A streamed reply. ``done`` once nothing more can come: [DONE], or an error upstream reported."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.begun = False
+        self._parser = SSEParser()
+        self._usage: Usage | None = None
+        self._finished = False
+
+    def feed(self, data: bytes) -> Iterator[Chunk]:
+        """The chunks that ``data`` completes; no data is the end of the stream.
+
+        Raises:
+            UpstreamBroken: an event is not JSON or too large, or the stream ended before its answer did.
+            UpstreamUnavailable: the very first event is an error: another target may still answer.
+        """
+        try:
+            events = self._parser.feed(data) if data else self._parser.end()
+        except EventTooLarge as error:
+            raise UpstreamBroken(f"upstream's stream cannot be read: {error}") from None
+        for event in events:
+            if event == b"[DONE]":
+                self.done = True
+                if not self.begun:
+                    raise UpstreamBroken("upstream's stream held nothing")
+                return
+            yield self._chunk(event)
+            if self.done:
+                return
+        if not data:
+            self.done = True
+            if not self._finished:
+                raise UpstreamBroken("upstream's stream ended before its answer did")
+
+    def _chunk(self, data: bytes) -> Chunk:
+        event = _parsed(data)
+        if event.error:
+            return self._failed(data, event.error)
+        self.begun = True
+        text, finish_reason, tool_calls = _said(event.choices or [])
+        self._finished = self._finished or finish_reason is not None
+        usage = read_usage(event.usage, event.timings) if event.usage else None
+        if usage:
+            self._usage = usage = merged(self._usage, usage)
+        return Chunk(
+            data=data.replace(b"\n", b" ") if b"\n" in data else data,
+            text=text,
+            finish_reason=finish_reason,
+            usage=usage,
+            usage_only=not event.choices and usage is not None,
+            tool_calls=tool_calls,
+        )
+
+    def _failed(self, data: bytes, error: Any) -> Chunk:
+        failure = reported(error)
+        if not self.begun:
+            raise failure
+        self.done = True
+        return Chunk(data=data.replace(b"\n", b" "), error=failure.message)
+
+
+def _parsed(data: bytes) -> _Event:
+    try:
+        return _decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UpstreamBroken(f"upstream's reply cannot be read: {error}") from None
+
+
+def _said(choices: list[_Choice]) -> tuple[str, str | None, bool]:
+    """Text of the first choice, the first finish reason, whether tools are called."""
+    text, finish_reason, tool_calls = "", None, False
+    for choice in choices:
+        message = choice.delta or choice.message
+        if message is not None:
+            if choice.index == 0 or choice.index is None:
+                text += message.text()
+            tool_calls = tool_calls or message.calls_tools()
+        if finish_reason is None and isinstance(choice.finish_reason, str) and choice.finish_reason:
+            finish_reason = choice.finish_reason
+    return text, finish_reason, tool_calls
+
+
+def reported(error: Any) -> UpstreamError:
+    """An error that came under a status of success, in a body or as an event."""
+    status = error.get("code") if isinstance(error, dict) else None
+    return UpstreamUnavailable(
+        error_message(error), upstream_status=status if type(status) is int and 400 <= status < 600 else None
+    )
+
+
+def error_message(error: Any) -> str:
+    """The words in an ``error`` value: OpenAI's object, or a string."""
+    message = error.get("message") if isinstance(error, dict) else error
+    return message if isinstance(message, str) and message else "upstream reported an error"

@@ -1,0 +1,272 @@
+"""``python -m gateway.background``: the one writer of the books, and the chores of a deployment.
+
+Any number may run; the one that holds the lease in Redis works, the others wait. What it does can be done twice
+without harm, so a lease that changes hands too early costs nothing but work. Redis or SQL away: it waits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from gateway import config, log
+from gateway.budget.reservations import rebuild_budget, sweep
+from gateway.budget.spool import replay_orphans
+from gateway.cache.eviction import evict
+from gateway.errors import ConfigError
+from gateway.ledger.errors import LedgerAway
+from gateway.ledger.store import SqlStore
+from gateway.ledger.stream import Drain
+from gateway.ledger.where import ledger_url
+from gateway.redis_io import Keys, client, redis_url
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+HEARTBEAT = "fg:background"
+LEASE = "fg:background:lease"
+HEARTBEAT_MS, HEARTBEAT_EVERY_S = 5_000, 1.0
+LEASE_MS, RENEW_EVERY_S = 5_000, 1.0
+CACHE_ENTRIES, CACHE_BYTES = 100_000, 512 * 1024 * 1024
+RETRY_S = 0.5
+_AWAY = (RedisError, OSError, TimeoutError)
+
+_TAKE = """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+_GIVE_BACK = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+
+_log = log.get(__name__)
+
+
+class Lease:
+    """Who works: a key in Redis with the holder's token, which runs out unless it is renewed."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis, self._token = redis, secrets.token_hex(16)
+
+    async def take(self) -> bool:
+        """Take or renew it; False while another process holds it."""
+        return bool(await self._redis.eval(_TAKE, 1, LEASE, self._token, LEASE_MS))
+
+    async def give_back(self) -> None:
+        await self._redis.eval(_GIVE_BACK, 1, LEASE, self._token)
+
+
+@dataclass(frozen=True)
+class Chore:
+    """Something to be done every so often (seconds), the first time after ``first_s``."""
+
+    name: str
+    every_s: float
+    first_s: float
+    work: Callable[[], Awaitable[object]]
+
+
+class Background:
+    """One process. ``run`` returns once ``stop`` is set and the batch at hand is written."""
+
+    def __init__(self, settings: config.Settings, stop: asyncio.Event) -> None:
+        options = {"retry": Retry(NoBackoff(), 0), "socket_timeout": 5.0, "socket_connect_timeout": 2.0}
+        self._redis = client(redis_url(settings), **options)
+        self._keys = Keys()
+        self._store = SqlStore(ledger_url(settings))
+        self._drain = Drain(self._redis, self._store, self._keys)
+        self._lease = Lease(self._redis)
+        self._spool = settings.data_dir / "spool"
+        self._stop = stop
+
+    async def run(self) -> None:
+        complained = False
+        while not self._stop.is_set():
+            try:
+                await self._wait_for_lease()
+                complained = False
+                await self._term()
+            except _AWAY as error:
+                if not complained:
+                    _log.warning("redis is away", reason=str(error))
+                complained = True
+                await self._pause(self._stop, RETRY_S)
+        await self._close()
+
+    async def _wait_for_lease(self) -> None:
+        waiting = False
+        while not self._stop.is_set() and not await self._lease.take():
+            if not waiting:
+                _log.info("another process is at work; waiting for its lease")
+            waiting = True
+            await self._pause(self._stop, RENEW_EVERY_S)
+
+    async def _term(self) -> None:
+        """Work for as long as the lease is ours, Redis answers and nobody says stop."""
+        over = asyncio.Event()
+        tasks = [
+            asyncio.create_task(work) for work in (self._keep_lease(over), self._watch_stop(over), self._work(over))
+        ]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            over.set()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _keep_lease(self, over: asyncio.Event) -> None:
+        while not over.is_set():
+            await self._pause(over, RENEW_EVERY_S)
+            if not over.is_set() and not await self._lease.take():
+                _log.warning("the lease went to another process")
+                return
+
+    async def _watch_stop(self, over: asyncio.Event) -> None:
+        waits = [asyncio.create_task(self._stop.wait()), asyncio.create_task(over.wait())]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+    async def _work(self, over: asyncio.Event) -> None:
+        await self._until_done("migrating the ledger", self._store.migrate, over)
+        await self._until_done("reading what was waiting", self._drain.catch_up, over)
+        await self._until_done("mirroring keys", self._mirror_keys, over)
+        if over.is_set():
+            return
+        _log.info("at work")
+        async with asyncio.TaskGroup() as group:
+            for chore in self._chores():
+                group.create_task(self._repeat(chore, over))
+            group.create_task(self._write_rows(over))
+
+    async def _write_rows(self, over: asyncio.Event) -> None:
+        while not over.is_set():
+            try:
+                await self._drain.run(over)
+            except _AWAY as error:
+                _log.warning("redis is away", reason=str(error))
+                await self._pause(over, RETRY_S)
+
+    async def _until_done(self, what: str, work: Callable[[], Awaitable[object]], over: asyncio.Event) -> None:
+        """Try until the ledger database lets us."""
+        while not over.is_set():
+            try:
+                await work()
+                return
+            except LedgerAway as error:
+                _log.warning("the ledger database is away", doing=what, reason=str(error))
+                await self._pause(over, RETRY_S)
+
+    def _chores(self) -> tuple[Chore, ...]:
+        # Workers need a moment to say that they are alive after Redis comes back: the sweep waits for that.
+        return (
+            Chore("heartbeat", HEARTBEAT_EVERY_S, 0.0, self._beat),
+            Chore("sweep", 2.0, 5.0, self._sweep),
+            Chore("orphaned spools", 10.0, 0.0, self._replay_orphans),
+            Chore("key mirror", 10.0, 10.0, self._mirror_keys),
+            Chore("eviction", 10.0, 10.0, self._evict),
+        )
+
+    async def _repeat(self, chore: Chore, over: asyncio.Event) -> None:
+        await self._pause(over, chore.first_s)
+        while not over.is_set():
+            try:
+                await chore.work()
+            except (*_AWAY, LedgerAway) as error:
+                _log.warning("a chore has to wait", chore=chore.name, reason=str(error))
+            except Exception:  # one chore's bug must not stop the writer of the books
+                _log.exception("a chore failed", chore=chore.name)
+            await self._pause(over, chore.every_s)
+
+    async def _beat(self) -> None:
+        """What /readyz reads: ``ledger`` is ``ok``, or why SQL cannot be written."""
+        state = {"pid": os.getpid(), "ledger": self._drain.away or "ok"}
+        await self._redis.set(HEARTBEAT, msgspec.json.encode(state), px=HEARTBEAT_MS)
+
+    async def _sweep(self) -> None:
+        if crashed := await sweep(self._redis, _now_ms()):
+            _log.warning("requests of workers that died are booked as crashed", requests=crashed)
+
+    async def _replay_orphans(self) -> None:
+        if replayed := await replay_orphans(self._redis, self._spool):
+            _log.info("settlements of workers that died are replayed from disk", requests=replayed)
+
+    async def _evict(self) -> None:
+        if evicted := await evict(self._redis, CACHE_ENTRIES, CACHE_BYTES):
+            _log.info("cache entries evicted", entries=evicted)
+
+    async def _mirror_keys(self) -> None:
+        """Put back what Redis has lost: definitions of keys, and what their budgets have spent."""
+        records = await self._store.keys()
+        pipe = self._redis.pipeline(transaction=False)
+        for record in records:
+            pipe.hsetnx(self._keys.api_keys, record["hash"], msgspec.json.encode(record))
+        if restored := sum(await pipe.execute()):
+            _log.warning("keys that Redis had lost are back", keys=restored)
+        budgeted = [record for record in records if record["budget_nano"] is not None and not record["revoked_ms"]]
+        spent = await self._store.spent() if budgeted else {}
+        for record in budgeted:
+            await rebuild_budget(self._redis, record, spent.get(record["id"], 0))
+
+    async def _close(self) -> None:
+        try:
+            await self._lease.give_back()
+        except _AWAY as error:
+            _log.warning("the lease could not be given back", reason=str(error))
+        await self._redis.aclose()
+        await self._store.close()
+
+    @staticmethod
+    async def _pause(until: asyncio.Event, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(until.wait(), seconds)
+        except TimeoutError:
+            return
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+async def _serve(settings: config.Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await Background(settings, stop).run()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run until SIGTERM. Exit status: 0 stopped, 1 the configuration is wrong, 2 wrong usage."""
+    parser = argparse.ArgumentParser(prog="python -m gateway.background", description="The writer of the books.")
+    parser.add_argument("--config", help="gateway.yaml (or GATEWAY_CONFIG)")
+    chosen = parser.parse_args(arguments)
+    log.setup("background")
+    try:
+        settings = config.load(chosen.config)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    os.umask(0o077)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    asyncio.run(_serve(settings))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""Settlements on disk while Redis is away: one fsynced JSON line each, replayed when it is back.
+
+A worker owns one file and holds its lock; a file whose lock is free belonged to a worker that is gone, and the
+background process replays it. Settling is idempotent, so a file may be replayed from its start after a crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.budget.reservations import SETTLE, Settlement, settle_call
+from gateway.redis_io import Keys
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+
+class Spool:
+    """Append-only file of settlements of one worker; concurrent appends share an fsync."""
+
+    def __init__(self, folder: Path, worker: str) -> None:
+        self.path = folder / f"{worker}.jsonl"
+        self.waiting = 0
+        self._file: int | None = None
+        self._lines: list[bytes] = []
+        self._writing = asyncio.Lock()
+
+    async def append(self, settlement: Settlement) -> None:
+        """Keep a settlement; it is on disk when this returns."""
+        self.waiting += 1
+        self._lines.append(msgspec.json.encode(settlement) + b"\n")
+        async with self._writing:
+            if self._lines:
+                lines, self._lines = self._lines, []
+                await asyncio.to_thread(self._write, b"".join(lines))
+
+    def _write(self, data: bytes) -> None:
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._file = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+        os.write(self._file, data)
+        os.fsync(self._file)
+
+    async def replay(self, settle: Callable[[Settlement], Awaitable[object]]) -> int:
+        """Hand every kept settlement to ``settle`` in order, then empty the file. Returns how many.
+
+        Raises whatever ``settle`` raises (RedisAway); the file is then as it was.
+        """
+        async with self._writing:
+            if self._file is None or not self.waiting:
+                return 0
+            kept = os.pread(self._file, os.fstat(self._file).st_size, 0).splitlines()
+            for line in kept:
+                await settle(msgspec.json.decode(line, type=Settlement))
+            os.ftruncate(self._file, 0)
+            self.waiting = len(self._lines)
+            return len(kept)
+
+    def close(self) -> None:
+        """Let go of the file; an empty one is removed, a full one is left for the background process."""
+        if self._file is None:
+            return
+        if os.fstat(self._file).st_size == 0:
+            self.path.unlink(missing_ok=True)
+        os.close(self._file)
+        self._file = None
+
+
+async def replay_orphans(redis: Redis, folder: Path, keys: Keys | None = None) -> int:
+    """Settle what workers that are gone had spooled. Returns how many lines were replayed."""
+    replayed = 0
+    for path, file in await asyncio.to_thread(_claim, folder):
+        try:
+            replayed += await _replay_file(redis, file, keys or Keys())
+            path.unlink()
+        finally:
+            os.close(file)
+    return replayed
+
+
+def _claim(folder: Path) -> list[tuple[Path, int]]:
+    """Lock and open the files that no worker holds."""
+    claimed = []
+    for path in sorted(folder.glob("*.jsonl")):
+        file = os.open(path, os.O_RDWR)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            claimed.append((path, file))
+        except BlockingIOError:
+            os.close(file)
+    return claimed
+
+
+async def _replay_file(redis: Redis, file: int, keys: Keys) -> int:
+    count = 0
+    for line in os.pread(file, os.fstat(file).st_size, 0).splitlines():
+        try:
+            settlement = msgspec.json.decode(line, type=Settlement)
+        except msgspec.DecodeError:
+            continue  # the last line of a worker that died while writing it
+        names, args = settle_call(keys, settlement)
+        await redis.eval(SETTLE.source, len(names), *names, *args)
+        count += 1
+    return count

@@ -1,0 +1,1 @@
+"""Stored answers: exact, normalised and semantic, behind one hard partition."""

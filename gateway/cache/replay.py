@@ -1,0 +1,111 @@
+"""Between the forms of an answer: a stream folded into a plain ``chat.completion``, a stored one streamed again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from gateway.types import CacheEntry, Chunk, Usage
+
+_WORDS_PER_CHUNK = 4
+
+
+class _Plain(msgspec.Struct):
+    choices: list[dict[str, Any]] = []
+
+
+def fold(chunks: Iterable[bytes], usage: Usage) -> bytes | None:
+    """A stream's events as one ``chat.completion`` body; None where they hold what a plain answer cannot replay
+    (tool calls, or fields of a delta other than role, content and refusal).
+    """
+    head: dict[str, Any] = {}
+    choices: dict[int, dict[str, Any]] = {}
+    for data in chunks:
+        event = msgspec.json.decode(data)
+        head = head or {key: value for key, value in event.items() if key not in {"choices", "usage", "object"}}
+        for choice in event.get("choices") or ():
+            if not _merge(choices, choice):
+                return None
+    if not choices or any(choice["finish_reason"] is None for choice in choices.values()):
+        return None
+    body = {**head, "object": "chat.completion", "choices": [choices[index] for index in sorted(choices)]}
+    body["usage"] = usage_object(usage)
+    return msgspec.json.encode(body)
+
+
+def _merge(choices: dict[int, dict[str, Any]], choice: dict[str, Any]) -> bool:
+    delta = choice.get("delta") or {}
+    if any(value for key, value in delta.items() if key not in {"role", "content", "refusal"}) or delta.get("refusal"):
+        return False
+    index = choice.get("index", 0)
+    message = {"role": "assistant", "content": ""}
+    held = choices.setdefault(index, {"index": index, "message": message, "finish_reason": None})
+    held["message"]["content"] += delta.get("content") or ""
+    held["finish_reason"] = choice.get("finish_reason") or held["finish_reason"]
+    return True
+
+
+def replayable(body: bytes) -> bool:
+    """Whether a plain body may be stored: finished choices with text, no tool calls, refusals or filtered output."""
+    try:
+        choices = msgspec.json.decode(body, type=_Plain).choices
+    except msgspec.DecodeError:
+        return False
+    return bool(choices) and all(_clean(choice) for choice in choices)
+
+
+def _clean(choice: dict[str, Any]) -> bool:
+    message = choice.get("message") or {}
+    if choice.get("finish_reason") != "stop" or not isinstance(message, dict):
+        return False
+    if message.get("tool_calls") or message.get("function_call") or message.get("refusal") or message.get("audio"):
+        return False
+    return isinstance(message.get("content"), str) and bool(message["content"])
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """Usage in OpenAI's shape."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
+
+
+def plain_chunk(entry: CacheEntry) -> Chunk:
+    """A stored answer as a plain reply."""
+    return Chunk(data=entry.body, usage=entry.usage, finish_reason="stop", final=True)
+
+
+def stream_chunks(entry: CacheEntry) -> Iterator[Chunk]:
+    """A stored answer as the stream it would have been: role, a few words at a time, finish, usage."""
+    body = msgspec.json.decode(entry.body)
+    head = {key: value for key, value in body.items() if key not in {"choices", "usage", "object"}}
+    head["object"] = "chat.completion.chunk"
+    for choice in body["choices"]:
+        index = choice["index"]
+        yield _event(head, index, {"role": "assistant", "content": ""})
+        for piece in _pieces(choice["message"]["content"]):
+            yield _event(head, index, {"content": piece}, text=piece)
+        yield _event(head, index, {}, finish=choice.get("finish_reason") or "stop")
+    usage = body.get("usage") or usage_object(entry.usage)
+    data = msgspec.json.encode({**head, "choices": [], "usage": usage})
+    yield Chunk(data=data, usage=entry.usage, usage_only=True)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    words = text.split(" ")
+    for start in range(0, len(words), _WORDS_PER_CHUNK):
+        piece = " ".join(words[start : start + _WORDS_PER_CHUNK])
+        yield piece if start == 0 else " " + piece
+
+
+def _event(
+    head: dict[str, Any], index: int, delta: dict[str, Any], *, text: str = "", finish: str | None = None
+) -> Chunk:
+    data = msgspec.json.encode({**head, "choices": [{"index": index, "delta": delta, "finish_reason": finish}]})
+    return Chunk(data=data, text=text, finish_reason=finish)

@@ -1,0 +1,109 @@
+"""The semantic tier: the closest stored question of the partition, if it is close enough and the guard agrees.
+
+The threshold is static and strict: no static threshold keeps a stated wrong-answer rate with this kind of encoder, so
+until hits are judged one by one, few are better than wrong ones. Each worker holds a copy of the vectors, built from
+Redis when it starts and kept up by the event stream.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+
+from gateway.cache import exact, guard
+from gateway.cache.index import PartitionIndex, Vector
+from gateway.cache.keys import CacheContext
+from gateway.errors import RedisAway, UpstreamError
+from gateway.protocols import Embedder
+from gateway.redis_io import Keys, RedisLink
+from gateway.types import CacheHit
+
+THRESHOLD = 0.97
+_EVENTS_KEPT = 20_000
+_log = logging.getLogger(__name__)
+
+
+class SemanticCache:
+    """Recall and remember; ``embedder`` is None where embedding is switched off."""
+
+    def __init__(self, link: RedisLink, keys: Keys, embedder: Embedder | None) -> None:
+        self._link, self._keys = link, keys
+        self.embedder = embedder
+        self._partitions: dict[str, PartitionIndex] = {}
+
+    async def recall(self, context: CacheContext) -> CacheHit | None:
+        """A stored answer to a question that means the same. No entry in the partition: no embedding is computed."""
+        index = self._partitions.get(context.partition)
+        if not context.question or self.embedder is None or index is None or not len(index):
+            return None
+        vector = await self._embed(context.question)
+        if vector is None or len(vector) != index.dimension:
+            return None
+        for entry_id, similarity in index.nearest(vector):
+            if similarity < THRESHOLD:
+                return None
+            entry = await exact.fetch(self._link, self._keys, entry_id)
+            if entry is None:
+                index.remove(entry_id)
+            elif guard.differ(context.question, entry.prompt) is None:
+                return CacheHit(entry=entry, tier="semantic", similarity=min(1.0, similarity))
+        return None
+
+    async def remember(self, context: CacheContext) -> None:
+        """Make the answer just stored under ``context.exact`` findable by similar questions. Off the request's path."""
+        if not context.question or self.embedder is None:
+            return
+        vector = await self._embed(context.question)
+        if vector is None:
+            return
+        self._add(context.partition, context.exact, vector)
+        data = vector.tobytes()
+        try:
+            await self._link.call("HSET", self._keys.vectors(context.partition), context.exact, data)
+            await self._link.call(
+                *("XADD", self._keys.events, "MAXLEN", "~", str(_EVENTS_KEPT), "*"),
+                *("add", context.exact, "partition", context.partition, "vector", data),
+            )
+        except RedisAway:
+            return
+
+    async def _embed(self, text: str) -> Vector | None:
+        assert self.embedder is not None
+        try:
+            rows = await self.embedder.embed([text])
+        except UpstreamError as error:
+            _log.debug("embedder away: %s", error)
+            return None
+        vector: Vector = rows[0]
+        return vector
+
+    def _add(self, partition: str, entry_id: str, vector: Vector) -> None:
+        index = self._partitions.get(partition)
+        if index is None or index.dimension != len(vector):
+            index = self._partitions[partition] = PartitionIndex(len(vector))
+        index.add(entry_id, vector)
+
+    def apply(self, event: Mapping[bytes, bytes]) -> None:
+        """Follow a change made by any worker: ``add``, ``drop`` (an entry) or ``purge`` (all)."""
+        if b"purge" in event:
+            self._partitions.clear()
+        elif entry := event.get(b"add"):
+            self._add(event[b"partition"].decode(), entry.decode(), np.frombuffer(event[b"vector"], dtype=np.float32))
+        elif dropped := event.get(b"drop"):
+            index = self._partitions.get(event[b"partition"].decode())
+            if index is not None:
+                index.remove(dropped.decode())
+                if not len(index):
+                    del self._partitions[event[b"partition"].decode()]
+
+    def load(self, partition: str, rows: Mapping[bytes, bytes]) -> None:
+        """Take over a partition's vectors as Redis holds them: entry id → float32 bytes."""
+        for entry, data in rows.items():
+            self._add(partition, entry.decode(), np.frombuffer(data, dtype=np.float32))
+
+    @property
+    def size(self) -> int:
+        """Vectors held by this worker."""
+        return sum(len(index) for index in self._partitions.values())

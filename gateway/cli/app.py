@@ -1,0 +1,59 @@
+"""The commands in one place, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway.cli import books, keys, models, policies
+from gateway.cli.options import Config, Problem, settings
+from gateway.errors import ConfigError, GatewayError, RedisAway
+
+app = typer.Typer(
+    name="gateway",
+    help="Answers each request at the lowest cost that meets the quality asked for, and proves what it spent.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(keys.app, name="keys", help="API keys: what each may spend, and how fast")
+app.add_typer(models.app, name="models", help="Local models: what there is, what fits this machine")
+app.add_typer(books.prices, name="prices", help="What models cost, and where those prices come from")
+app.command()(policies.check)
+app.command()(policies.explain)
+app.command()(books.report)
+
+
+@app.command()
+def serve(config: Config = None) -> None:
+    """Start everything: Redis, the local models, the background process and the gateway's workers."""
+    from rich.console import Console
+
+    from gateway.supervisor.serve import serve as run
+
+    raise typer.Exit(run(settings(config), Console()))
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version", is_eager=True)] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(installed("farthing-gateway"))
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; never a traceback for what a user can mend."""
+    from gateway.supervisor.errors import SupervisorError
+
+    try:
+        app()
+    except (ConfigError, GatewayError, RedisAway, SupervisorError, Problem) as error:
+        typer.echo(f"{Path(sys.argv[0]).name}: {error}", err=True)
+        sys.exit(1)

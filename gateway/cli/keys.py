@@ -1,0 +1,151 @@
+"""``gateway keys``: kept in Redis, which is started for the duration of the command where it is not running."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from gateway.cli.options import AsJson, Config, Problem, print_json, print_table, settings
+
+if TYPE_CHECKING:
+    from gateway.auth import KeyStore
+
+T = TypeVar("T")
+
+app = typer.Typer(no_args_is_help=True)
+
+_UNITS = {"m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"(?P<count>[1-9][0-9]{0,5})(?P<unit>[mhd])")
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `keys list` shows it")]
+
+
+def _seconds(text: str | float) -> float:
+    """typer parses a value twice where it has a default, so a number is let through."""
+    if isinstance(text, float):
+        return text
+    found = _DURATION.fullmatch(text)
+    if not found:
+        raise typer.BadParameter("write 90m, 24h or 30d")
+    return float(int(found["count"]) * _UNITS[found["unit"]])
+
+
+Seconds = Annotated[float | None, typer.Option(parser=_seconds, metavar="30d", help="How long it is good for")]
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="What it is for")],
+    config: Config = None,
+    team: Annotated[str, typer.Option(help="Whose it is")] = "",
+    tag: Annotated[list[str] | None, typer.Option(help="Put on each request; repeatable")] = None,
+    budget_usd: Annotated[float | None, typer.Option(help="What it may spend in all")] = None,
+    rpm: Annotated[int | None, typer.Option(help="Requests a minute")] = None,
+    tpm: Annotated[int | None, typer.Option(help="Tokens a minute")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Requests at a time")] = None,
+    expires_in: Seconds = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key. It is shown this once; only its hash is kept."""
+    limits: dict[str, Any] = {
+        "team": team,
+        "tags": tuple(tag or ()),
+        "budget_usd": budget_usd,
+        "rpm": rpm,
+        "tpm": tpm,
+        "concurrency": concurrency,
+        "expires_in_s": expires_in,
+    }
+    _show_key(_with_store(config, lambda store: store.create(name, **limits)), as_json)
+
+
+@app.command("list")
+def list_(config: Config = None, as_json: AsJson = False) -> None:
+    """Every key, without the secret part."""
+    found = _with_store(config, lambda store: store.list())
+    if as_json:
+        print_json(found)
+        return
+    columns = ("id", "name", "begins", "team", "tags", "budget", "rpm", "tpm", "at a time", "state")
+    print_table(columns, [_row(key) for key in found], right=("budget", "rpm", "tpm", "at a time"))
+
+
+@app.command()
+def rotate(
+    key_id: Id,
+    config: Config = None,
+    overlap: Annotated[
+        float | None, typer.Option(parser=_seconds, metavar="24h", help="How long the old one still works")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A new key with the same id, limits and budget."""
+    _show_key(_with_store(config, lambda store: store.rotate(key_id, overlap or 0.0)), as_json)
+
+
+@app.command()
+def revoke(key_id: Id, config: Config = None, as_json: AsJson = False) -> None:
+    """Refuse a key from now on."""
+    revoked = _with_store(config, lambda store: store.revoke(key_id))
+    if as_json:
+        print_json(revoked)
+        return
+    typer.echo(f"revoked {revoked['id']} ({revoked['name']})")
+
+
+def _with_store(config: Path | None, ask: Callable[[KeyStore], Awaitable[T]]) -> T:
+    from redis.exceptions import RedisError
+
+    from gateway.redis_io import redis_url
+    from gateway.supervisor.embedded_redis import running
+
+    chosen = settings(config)
+    with running(chosen):
+        try:
+            return asyncio.run(_ask(redis_url(chosen), ask))
+        except RedisError as error:
+            raise Problem(f"Redis does not answer: {error}") from None
+
+
+async def _ask(url: str, ask: Callable[[KeyStore], Awaitable[T]]) -> T:
+    from gateway.auth import KeyStore
+    from gateway.redis_io import client
+
+    redis = client(url, socket_timeout=5.0)
+    try:
+        return await ask(KeyStore(redis))
+    finally:
+        await redis.aclose()
+
+
+def _show_key(created: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(created)
+        return
+    typer.echo(created["key"])
+    typer.echo(f"id {created['id']}; this is the only time the key is shown", err=True)
+
+
+def _row(key: dict[str, Any]) -> tuple[str, ...]:
+    def words(field: str) -> str:
+        return "–" if key[field] is None else f"{key[field]}"
+
+    budget = "–" if key["budget_usd"] is None else f"${key['budget_usd']:,.2f}"
+    numbers = (budget, words("rpm"), words("tpm"), words("concurrency"))
+    begins = f"{key['prefix']}…"
+    return (key["id"], key["name"], begins, key["team"], ", ".join(key["tags"]), *numbers, _state(key))
+
+
+def _state(key: dict[str, Any]) -> str:
+    import time
+
+    if key["revoked_ms"] is not None:
+        return "revoked"
+    if key["expires_ms"] is not None and key["expires_ms"] <= time.time() * 1000:
+        return "expired"
+    return "good"

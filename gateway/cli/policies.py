@@ -1,0 +1,139 @@
+"""``gateway check`` and ``gateway explain``: what the configuration says, before anyone is served by it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gateway.cli.options import AsJson, Config, print_json, print_table, settings
+from gateway.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gateway.config import Settings
+    from gateway.policy.loader import PolicySet
+
+
+def check(
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="[POLICY…]", help="Policy files; default: those configured")
+    ] = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read the configuration and the policies, and run the policies' cases. Secrets written out are errors here."""
+    chosen = settings(config)
+    errors, warnings, passed = list(chosen.warnings), [], 0
+    try:
+        policies = _only(chosen, files) if files else _configured(chosen)
+        warnings = list(policies.warnings)
+        folders = dict.fromkeys(file.resolve().parent for file in files) if files else [chosen.policies_dir]
+        for folder in folders:
+            right, wrong = _cases(folder / "cases", policies)
+            passed += right
+            errors += wrong
+    except ConfigError as error:
+        errors.append(str(error))
+    _say_checked(errors, warnings, passed, as_json)
+    raise typer.Exit(1 if errors else 0)
+
+
+def _configured(chosen: Settings) -> PolicySet:
+    from gateway.policy.loader import load_policies
+
+    return load_policies(chosen)
+
+
+def _only(chosen: Settings, files: list[Path]) -> PolicySet:
+    """These files alone, whatever folder they are in, against the configured models."""
+    from gateway.policy.compile import compile_policy
+    from gateway.policy.loader import PolicySet
+    from gateway.policy.model import read_policy
+    from gateway.pricing import PriceBook
+    from gateway.yamlfile import Document
+
+    models = chosen.config.models
+    book, found = PriceBook.load(models), {}
+    for file in files:
+        document = Document.read(file)
+        policy = read_policy(document)
+        found[policy.name] = compile_policy(policy, document, models, book)
+    return PolicySet(found, next(iter(found)))
+
+
+def _cases(folder: Path, policies: PolicySet) -> tuple[int, list[str]]:
+    from gateway.policy.cases import run_cases
+
+    results = run_cases(folder, policies)
+    wrong = [f"{r.file}:{r.line}: case '{r.name}' fails: {r.reason}" for r in results if not r.passed]
+    return len(results) - len(wrong), wrong
+
+
+def _say_checked(errors: list[str], warnings: list[str], passed: int, as_json: bool) -> None:
+    if as_json:
+        print_json({"errors": errors, "warnings": warnings, "cases_passed": passed})
+        return
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    for error in errors:
+        typer.echo(f"error: {error}", err=True)
+    typer.echo(f"{len(errors)} errors, {len(warnings)} warnings, {passed} cases passed")
+
+
+def explain(
+    prompt: Annotated[str, typer.Argument(help="What a user would ask")],
+    config: Config = None,
+    policy: Annotated[str, typer.Option(help="Default: what `auto` means")] = "",
+    tag: Annotated[list[str] | None, typer.Option(help="As in x-gateway-tags; repeatable")] = None,
+    quality: Annotated[int | None, typer.Option(min=0, max=10, help="0 cheapest … 10 best")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Where a prompt would go, why, and what it would cost elsewhere. Nothing is called, nothing is charged."""
+    from gateway.metrics import Metrics
+    from gateway.reload import build_view
+    from gateway.story import explain as tell
+
+    view = build_view(settings(config), Metrics())
+    story = tell(view, prompt, policy=policy, tags=tuple(tag or ()), quality=quality)
+    if as_json:
+        print_json(story)
+    else:
+        _print_story(story)
+
+
+def _print_story(story: dict[str, Any]) -> None:
+    facts = [
+        ("policy", story["policy"]),
+        ("rule", story["rule"]),
+        ("difficulty", "–" if story["difficulty"] is None else f"{story['difficulty']:.3f}"),
+        ("goes to", ", then ".join(story["targets"])),
+        ("degraded", story["degraded"] or "no"),
+        ("local only", "yes" if story["local_only"] else "no"),
+    ]
+    print_table(("", ""), facts)
+    _print_section("difficulty is made of", ("what", "adds"), [(n, f"{v:+.3f}") for n, v in story["contributions"]])
+    _print_section("features", ("feature", "value"), [(name, _plain(v)) for name, v in story["features"].items()])
+    _print_section("not taken", ("what", "why"), [tuple(map(_plain, pair)) for pair in _pairs(story)])
+    costs = [(row["model"], _dollars(row["cost_usd"])) for row in story["alternatives"]]
+    _print_section("at most it would cost", ("model", "USD"), costs)
+
+
+def _pairs(story: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """Rules that did not match and targets that were passed over, each with its reason."""
+    rows = [*story["unmatched"], *story["rejected"]]
+    return [tuple(row.values())[:2] if isinstance(row, dict) else tuple(row)[:2] for row in rows]
+
+
+def _print_section(title: str, columns: tuple[str, str], rows: list[Any]) -> None:
+    if rows:
+        typer.echo(f"\n{title}")
+        print_table(columns, rows)
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _dollars(cost: float | None) -> str:
+    return "no known price" if cost is None else f"{cost:.9f}"

@@ -1,0 +1,274 @@
+"""``gateway.yaml``: what it may hold, its defaults, and how it is read. Parsing starts nothing."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from gateway.errors import ConfigError
+from gateway.yamlfile import Document
+
+_ENV = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}")
+_SECRET_KEYS = {"api_key", "admin_key"}
+Provider = Literal["openai", "openai_compatible", "litellm", "local"]
+
+
+class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of configuration: unknown keys are errors."""
+
+
+class ServerConfig(Strict, frozen=True, kw_only=True):
+    host: str = "127.0.0.1"
+    port: int = 8080
+    workers: int = 1
+    max_body_bytes: int = 10 * 1024 * 1024
+    max_concurrent: int = 2000
+    drain_seconds: float = 10.0
+
+
+class RedisConfig(Strict, frozen=True, kw_only=True):
+    url: str | None = None
+
+
+class LedgerConfig(Strict, frozen=True, kw_only=True):
+    url: str | None = None
+
+
+class AuthConfig(Strict, frozen=True, kw_only=True):
+    admin_key: str | None = "${GATEWAY_ADMIN_KEY}"
+    anonymous: Literal["loopback", "deny"] = "loopback"
+
+
+class PoliciesConfig(Strict, frozen=True, kw_only=True):
+    dir: str | None = None
+    default: str = "default"
+
+
+class EmbedderConfig(Strict, frozen=True, kw_only=True):
+    """``model``: a catalog name, served by this machine; ``url``: any OpenAI-compatible /v1 base instead."""
+
+    model: str = "all-MiniLM-L6-v2"
+    url: str | None = None
+    api_key: str | None = None
+    enabled: bool = True
+
+
+class PriceConfig(Strict, frozen=True, kw_only=True):
+    """USD per million tokens, as written by whoever runs this gateway."""
+
+    input: float
+    output: float
+    cached_input: float | None = None
+    cache_write: float | None = None
+
+
+class ModelConfig(Strict, frozen=True, kw_only=True):
+    """One target. ``local`` names a catalog model (``url``: where it is served, if not by this supervisor);
+    else ``provider`` says how to reach it.
+    """
+
+    name: str
+    local: str | None = None
+    url: str | None = None
+    provider: Literal["openai", "openai_compatible", "litellm"] | None = None
+    upstream_model: str | None = None
+    base_url: str | None = None
+    api_key: str | None = None
+    price: PriceConfig | None = None
+    usd_per_hour: float = 0.0
+    context: int | None = None
+    supports: tuple[Literal["tools", "vision", "json"], ...] | None = None
+    connect_timeout: float = 2.0
+    timeout: float = 600.0
+    first_byte_timeout: float = 120.0
+    max_retries: int = 2
+
+    @property
+    def is_local(self) -> bool:
+        return self.local is not None
+
+    @property
+    def kind(self) -> Provider:
+        return "local" if self.is_local else (self.provider or "openai")
+
+    @property
+    def upstream_name(self) -> str:
+        """The model name upstream knows."""
+        return self.upstream_model or self.local or self.name
+
+
+class GatewayConfig(Strict, frozen=True, kw_only=True):
+    server: ServerConfig = ServerConfig()
+    data_dir: str = "~/.local/share/farthing"
+    models_dir: str = "~/.local/share/farthing/models"
+    redis: RedisConfig = RedisConfig()
+    ledger: LedgerConfig = LedgerConfig()
+    auth: AuthConfig = AuthConfig()
+    policies: PoliciesConfig = PoliciesConfig()
+    embedder: EmbedderConfig = EmbedderConfig()
+    models: tuple[ModelConfig, ...] = ()
+
+
+DEFAULT_MODELS = (
+    ModelConfig(name="local-small", local="smollm2-135m-instruct", usd_per_hour=0.04),
+    ModelConfig(name="gpt-4o-mini", provider="openai", api_key="${OPENAI_API_KEY}"),
+    ModelConfig(
+        name="claude",
+        provider="litellm",
+        upstream_model="anthropic/claude-sonnet-4-5",
+        api_key="${ANTHROPIC_API_KEY}",
+    ),
+)
+
+
+class Settings(Strict, frozen=True, kw_only=True):
+    """A read configuration: every path absolute, every ``${NAME}`` filled in (None where the variable is unset)."""
+
+    config: GatewayConfig
+    file: str
+    data_dir: Path
+    models_dir: Path
+    policies_dir: Path
+    warnings: tuple[str, ...] = ()
+
+    def model(self, name: str) -> ModelConfig | None:
+        return next((model for model in self.config.models if model.name == name), None)
+
+
+def load(path: str | Path | None = None, env: dict[str, str] | None = None) -> Settings:
+    """Read ``path`` (or ``$GATEWAY_CONFIG``, or the defaults where there is neither).
+
+    Raises:
+        ConfigError: with file, line, path and reason.
+    """
+    env = dict(os.environ) if env is None else env
+    chosen = path or env.get("GATEWAY_CONFIG")
+    if not chosen:
+        return _settings(GatewayConfig(models=DEFAULT_MODELS), "", env, ())
+    file = Path(chosen).expanduser().resolve()
+    document = Document.read(file)
+    config = document.convert(GatewayConfig, document.value or {})
+    _check(config, document)
+    if not config.models:
+        config = msgspec.structs.replace(config, models=DEFAULT_MODELS)
+    return _settings(config, str(file), env, tuple(_written_secrets(document.value or {}, document)))
+
+
+def _settings(config: GatewayConfig, file: str, env: dict[str, str], warnings: tuple[str, ...]) -> Settings:
+    filled: GatewayConfig = msgspec.convert(_fill(msgspec.to_builtins(config), env), GatewayConfig)
+    base = Path(file).parent if file else Path.cwd()
+    policies = filled.policies.dir or ("policies" if (base / "policies").is_dir() else None)
+    return Settings(
+        config=filled,
+        file=file,
+        data_dir=_absolute(env.get("GATEWAY_DATA_DIR") or filled.data_dir, base),
+        models_dir=_absolute(env.get("GATEWAY_MODELS_DIR") or filled.models_dir, base),
+        policies_dir=_absolute(policies, base) if policies else packaged_policies(),
+        warnings=warnings,
+    )
+
+
+def packaged_policies() -> Path:
+    """The policies that are installed with the package."""
+    import farthing_policies
+
+    return Path(next(iter(farthing_policies.__path__)))
+
+
+def _absolute(path: str, base: Path) -> Path:
+    return (base / Path(path).expanduser()).resolve()
+
+
+def _fill(value: Any, env: dict[str, str]) -> Any:
+    """Replace ``${NAME}``; a string that is nothing but an unset variable becomes None."""
+    if isinstance(value, dict):
+        return {key: _fill(item, env) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_fill(item, env) for item in value]
+    if not isinstance(value, str) or "${" not in value:
+        return value
+    whole = _ENV.fullmatch(value)
+    if whole:
+        return env.get(whole["name"]) or None
+    return _ENV.sub(lambda found: env.get(found["name"], ""), value)
+
+
+def _written_secrets(value: Any, document: Document, path: str = "") -> list[str]:
+    """A secret that stands in the file itself, with its line."""
+    found: list[str] = []
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key in _SECRET_KEYS and isinstance(item, str) and not _ENV.search(item):
+                line = document.line(path, key)
+                found.append(f"{document.file}:{line}: {key} is written out; use ${{ENV_NAME}} instead")
+            found += _written_secrets(item, document, f"{path}.{key}")
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            found += _written_secrets(item, document, f"{path}[{index}]")
+    return found
+
+
+def _check(config: GatewayConfig, document: Document) -> None:
+    """What the types cannot say."""
+    seen: set[str] = set()
+    for index, model in enumerate(config.models):
+        at = f".models[{index}]"
+        if model.name in seen:
+            raise document.error(f"model '{model.name}' is defined twice", at, "name")
+        seen.add(model.name)
+        if model.name == "auto" or model.name.startswith("auto:"):
+            raise document.error("'auto' is reserved for policies", at, "name")
+        if (model.local is None) == (model.provider is None):
+            raise document.error("give either 'local' or 'provider'", at)
+        if model.provider == "openai_compatible" and not model.base_url:
+            raise document.error("provider openai_compatible needs 'base_url'", at)
+        if model.provider == "litellm" and not model.upstream_model:
+            raise document.error("provider litellm needs 'upstream_model'", at)
+        if model.price and min(model.price.input, model.price.output) < 0:
+            raise document.error("a price cannot be negative", at, "price")
+    if config.server.workers < 1:
+        raise document.error("at least one worker is needed", ".server", "workers")
+    if not 0 <= config.server.port <= 65535:
+        raise document.error("a port is 0..65535", ".server", "port")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a bind address or peer is this machine only."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def require_admin_key(settings: Settings) -> None:
+    """A bind beyond loopback without an admin key refuses to start.
+
+    Raises:
+        ConfigError
+    """
+    if not is_loopback(settings.config.server.host) and not settings.config.auth.admin_key:
+        raise ConfigError(
+            f"server.host {settings.config.server.host} is reachable from other machines: "
+            "set auth.admin_key (or GATEWAY_ADMIN_KEY) first",
+            file=settings.file,
+        )
+
+
+def runtime_dir(data_dir: Path) -> Path:
+    """The 0700 folder of this data folder's sockets, short enough for macOS (a socket path ends at 104 bytes)."""
+    import hashlib
+    import tempfile
+
+    digest = hashlib.sha256(str(data_dir).encode()).hexdigest()[:12]
+    base = os.environ.get("XDG_RUNTIME_DIR") or ("/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir())
+    return Path(base) / f"farthing-{os.getuid()}-{digest}"
+
+
+def socket_path(data_dir: Path, part: str) -> Path:
+    """Where a part listens: ``redis``, ``embed``, ``chat-<catalog model>``."""
+    return runtime_dir(data_dir) / f"{part}.sock"

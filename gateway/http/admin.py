@@ -1,0 +1,107 @@
+"""``/admin/*``: keys and policies, for whoever has the admin key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from redis.exceptions import RedisError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from gateway.auth import KeyStore
+from gateway.errors import ConfigError, InvalidRequest, Overloaded
+from gateway.http.body import read_body
+from gateway.http.peer import headers_of, require_admin
+
+if TYPE_CHECKING:
+    from gateway.reload import Reloader
+    from gateway.runtime import Runtime
+
+_BODY_MAX = 64 * 1024
+
+
+class Admin:
+    """Every endpoint asks for the admin key first."""
+
+    def __init__(self, runtime: Runtime, reloader: Reloader) -> None:
+        self._runtime, self._reloader = runtime, reloader
+        self._keys = KeyStore(runtime.redis, runtime.keys)
+
+    async def keys(self, request: Request) -> Response:
+        """GET: every key's definition. POST ``{name, team?, tags?, rpm?, tpm?, budget_usd?, …}``: a new one."""
+        require_admin(self._runtime, request.scope)
+        if request.method == "GET":
+            return JSONResponse({"object": "list", "data": await self._keeping(self._keys.list())})
+        body = await _json(request)
+        name = body.pop("name", None)
+        if not isinstance(name, str):
+            raise InvalidRequest("'name' is required", param="name")
+        return JSONResponse(await self._keeping(self._keys.create(name, **body)), status_code=201)
+
+    async def key(self, request: Request) -> Response:
+        """DELETE: revoke."""
+        require_admin(self._runtime, request.scope)
+        return JSONResponse(await self._keeping(self._keys.revoke(request.path_params["key_id"])))
+
+    async def rotate(self, request: Request) -> Response:
+        """A new key for the same id; ``{"overlap_s": 3600}`` lets the old one live on for a while."""
+        require_admin(self._runtime, request.scope)
+        body = await _json(request)
+        overlap = body.get("overlap_s", 0)
+        if not isinstance(overlap, int | float) or isinstance(overlap, bool) or not 0 <= overlap <= 31_536_000:
+            raise InvalidRequest("'overlap_s' must be seconds, at most a year", param="overlap_s")
+        return JSONResponse(await self._keeping(self._keys.rotate(request.path_params["key_id"], float(overlap))))
+
+    async def policies(self, request: Request) -> Response:
+        """The policies in force and the error of the last reload, if it was refused."""
+        require_admin(self._runtime, request.scope)
+        return JSONResponse(self._shown())
+
+    async def reload(self, request: Request) -> Response:
+        """Read gateway.yaml and the policies again, on every worker. 400 with file and line if they are wrong."""
+        require_admin(self._runtime, request.scope)
+        try:
+            await self._reloader.reload()
+        except ConfigError as error:
+            body = {
+                "message": str(error),
+                "type": "invalid_request_error",
+                "param": error.path,
+                "code": "invalid_config",
+            }
+            return JSONResponse({"error": body | {"file": error.file, "line": error.line}}, status_code=400)
+        await self._keeping(self._runtime.redis.xadd(self._runtime.keys.events, {"reload": self._runtime.worker}))
+        return JSONResponse(self._shown())
+
+    def _shown(self) -> dict[str, Any]:
+        view, error = self._runtime.view, self._reloader.error
+        rows = [
+            {
+                "name": policy.name,
+                "label": policy.label,
+                "file": policy.document.file,
+                "warnings": list(policy.warnings),
+            }
+            for policy in view.policies.policies.values()
+        ]
+        return {
+            "policies": rows,
+            "default": view.policies.default,
+            "loaded_ms": view.loaded_ms,
+            "last_error": None if error is None else str(error),
+        }
+
+    async def _keeping(self, work: Any) -> Any:
+        try:
+            return await work
+        except (RedisError, OSError):
+            raise Overloaded("Redis is away; try again", code="key_store_unavailable", retry_after=1.0) from None
+
+
+async def _json(request: Request) -> dict[str, Any]:
+    raw = await read_body(request.receive, headers_of(request.scope), _BODY_MAX)
+    try:
+        return msgspec.json.decode(raw, type=dict[str, Any]) if raw.strip() else {}
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"the body is not a JSON object: {error}") from None

@@ -1,0 +1,80 @@
+"""The ASGI application of a worker: routes and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+
+from gateway.errors import GatewayError
+from gateway.http import errors
+from gateway.http.admin import Admin
+from gateway.http.chat import ChatEndpoint
+from gateway.http.health import Health
+from gateway.http.meta import Meta
+from gateway.http.peer import may_look
+from gateway.reload import Reloader
+
+if TYPE_CHECKING:
+    from starlette.requests import HTTPConnection
+
+    from gateway.runtime import Runtime
+
+
+def create_app(runtime: Runtime) -> Starlette:
+    """The application over one runtime, which it starts and closes."""
+    reloader = Reloader(runtime)
+    health, meta, admin = Health(runtime), Meta(runtime), Admin(runtime, reloader)
+    routes = [
+        Route("/v1/chat/completions", ChatEndpoint(runtime), methods=["POST"]),
+        Route("/v1/models", meta.models),
+        Route("/v1/models/{model:path}", meta.model),
+        Route("/v1/requests/{request_id}", meta.request),
+        Route("/healthz", health.healthz),
+        Route("/readyz", health.readyz),
+        Route("/metrics", meta.metrics),
+        Route("/admin/keys", admin.keys, methods=["GET", "POST"]),
+        Route("/admin/keys/{key_id}", admin.key, methods=["DELETE"]),
+        Route("/admin/keys/{key_id}/rotate", admin.rotate, methods=["POST"]),
+        Route("/admin/policies", admin.policies),
+        Route("/admin/policies/reload", admin.reload, methods=["POST"]),
+        *_dashboard(runtime),
+    ]
+    return Starlette(
+        routes=routes,
+        lifespan=_lifespan(runtime, reloader),
+        exception_handlers={
+            GatewayError: errors.on_gateway_error,
+            HTTPException: errors.on_http_exception,
+            Exception: errors.on_bug,
+        },
+    )
+
+
+def _dashboard(runtime: Runtime) -> list[Route]:
+    from gateway.dashboard.routes import routes
+
+    async def allowed(connection: HTTPConnection) -> bool:
+        return may_look(runtime, connection.scope)
+
+    return routes(runtime.store, allowed, lambda: runtime.view.settings.config.auth.admin_key)
+
+
+def _lifespan(runtime: Runtime, reloader: Reloader) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        runtime.on_reload = reloader.try_reload
+        await runtime.start()
+        watching = asyncio.create_task(reloader.watch())
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await runtime.close()
+
+    return lifespan

@@ -1,0 +1,96 @@
+"""``POST /v1/chat/completions`` in OpenAI's wire format, stream and not."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from gateway import log
+from gateway.errors import GatewayError, InvalidRequest, Overloaded
+from gateway.http import errors, sse
+from gateway.http.body import read_body
+from gateway.http.parse import chat_request, new_id
+from gateway.http.peer import principal_of
+
+if TYPE_CHECKING:
+    from gateway.pipeline import Reply
+    from gateway.runtime import Runtime
+
+_log = log.get(__name__)
+
+
+class ChatEndpoint:
+    """An ASGI app. It watches for the client leaving all along: a client that has left is not worked for."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._active = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = new_id()
+        self._active += 1
+        self._runtime.metrics.inflight.inc()
+        try:
+            await self._serve(scope, receive, send, request_id)
+        except ClientDisconnect:
+            return
+        except RecursionError:
+            await self._refuse(InvalidRequest("the body is nested too deeply"), request_id, scope, receive, send)
+        except GatewayError as error:
+            await self._refuse(error, request_id, scope, receive, send)
+        finally:
+            self._active -= 1
+            self._runtime.metrics.inflight.dec()
+
+    async def _refuse(self, error: GatewayError, request_id: str, scope: Scope, receive: Receive, send: Send) -> None:
+        if not error.admitted:
+            self._runtime.metrics.refused(error.code)
+        await errors.error_response(error, request_id)(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        runtime, view = self._runtime, self._runtime.view
+        principal, headers = await principal_of(runtime, scope)
+        if self._active > view.settings.config.server.max_concurrent:
+            raise Overloaded("too many requests at once", retry_after=1.0)
+        raw = await read_body(receive, headers, view.settings.config.server.max_body_bytes)
+        request = chat_request(raw, headers, request_id)
+        task = asyncio.current_task()
+        assert task is not None
+        watcher = asyncio.create_task(_cancel_when_left(receive, task))
+        try:
+            reply = await runtime.pipeline.answer(view, request, principal)
+            try:
+                await _send(reply, send)
+            finally:
+                await reply.close()
+        except asyncio.CancelledError:
+            if not watcher.done() or watcher.cancelled():
+                raise  # the server is stopping, not the client leaving
+            task.uncancel()
+        finally:
+            watcher.cancel()
+
+
+async def _cancel_when_left(receive: Receive, task: asyncio.Task[object]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    task.cancel()
+
+
+async def _send(reply: Reply, send: Send) -> None:
+    headers = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in reply.headers]
+    if not reply.stream:
+        body = await anext(reply.body)
+        headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": [*sse.HEADERS, *headers]})
+    ended_well = True
+    async for data in reply.body:
+        ended_well = not data.startswith(b'{"error":')
+        await send({"type": "http.response.body", "body": sse.event(data), "more_body": True})
+    await send({"type": "http.response.body", "body": sse.DONE if ended_well else b""})

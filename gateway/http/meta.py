@@ -1,0 +1,91 @@
+"""``/v1/models``, ``/v1/requests/{id}`` and ``/metrics``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from gateway import story
+from gateway.errors import NotFound, Unauthenticated
+from gateway.http.peer import may_look, principal_of
+
+if TYPE_CHECKING:
+    from gateway.config import ModelConfig
+    from gateway.pipeline import View
+    from gateway.runtime import Runtime
+
+
+class Meta:
+    """What can be asked about the gateway itself."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    async def models(self, request: Request) -> Response:
+        """Every policy as ``auto`` / ``auto:<policy>`` and every configured model, as OpenAI lists models."""
+        await principal_of(self._runtime, request.scope)
+        view = self._runtime.view
+        names = ["auto", *(f"auto:{name}" for name in view.policies.names)]
+        rows = [_policy_row(name, view) for name in names]
+        rows += [_model_row(model, view) for model in view.settings.config.models]
+        return JSONResponse({"object": "list", "data": rows})
+
+    async def model(self, request: Request) -> Response:
+        """One of them."""
+        await principal_of(self._runtime, request.scope)
+        wanted, view = request.path_params["model"], self._runtime.view
+        if wanted == "auto" or wanted in [f"auto:{name}" for name in view.policies.names]:
+            return JSONResponse(_policy_row(wanted, view))
+        model = view.settings.model(wanted)
+        if model is None:
+            raise NotFound(f"the model '{wanted}' does not exist", code="model_not_found", param="model")
+        return JSONResponse(_model_row(model, view))
+
+    async def request(self, request: Request) -> Response:
+        """Why a request went where it went. Own key, own team or admin; to anyone else it does not exist."""
+        principal, _ = await principal_of(self._runtime, request.scope)
+        request_id = request.path_params["request_id"]
+        entry = await self._runtime.find(request_id)
+        own = entry is not None and (
+            entry.key_id == principal.key_id or principal.admin or bool(principal.team and entry.team == principal.team)
+        )
+        if entry is None or not own:
+            raise NotFound(f"no request '{request_id}'")
+        view = self._runtime.view
+        return JSONResponse(story.of_entry(entry, view.prices, [model.name for model in view.settings.config.models]))
+
+    async def metrics(self, request: Request) -> Response:
+        """Prometheus exposition over all workers; open under the anonymous rule, else with the admin key."""
+        if not may_look(self._runtime, request.scope):
+            raise Unauthenticated("the admin key is needed: Authorization: Bearer <GATEWAY_ADMIN_KEY>")
+        body, content_type = self._runtime.metrics.render()
+        return Response(body, headers={"content-type": content_type})
+
+
+def _policy_row(name: str, view: View) -> dict[str, Any]:
+    policy = view.policies.get(name.removeprefix("auto:") if ":" in name else view.settings.config.policies.default)
+    label = policy.label if policy else ""
+    return {"id": name, "object": "model", "created": view.loaded_ms // 1000, "owned_by": "gateway", "policy": label}
+
+
+def _model_row(model: ModelConfig, view: View) -> dict[str, Any]:
+    price = view.prices.price(model.name)
+    shown = None
+    if price is not None:
+        shown = {
+            name: getattr(price, name) for name in ("input", "output", "cached_input", "cache_write", "usd_per_hour")
+        }
+        shown |= {"source": price.source, "date": price.date}
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": view.loaded_ms // 1000,
+        "owned_by": model.kind,
+        "upstream_model": model.upstream_name,
+        "runs": "local" if model.is_local else "hosted",
+        "context": view.prices.context(model.name),
+        "price": shown,
+        "unavailable": view.fleet.unavailable(model.name),
+    }

@@ -1,0 +1,161 @@
+"""Bytes to a :class:`ChatRequest`: what is read is typed and checked, everything else is kept as it came."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+
+from gateway.errors import InvalidRequest
+from gateway.types import ChatRequest, RequestOptions
+
+FORWARDED = ("openai-beta", "anthropic-beta")
+_CACHE = {"no-cache", "no-store", "only-if-cached"}
+_AT = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
+_MISSING = re.compile(r"missing required field `(?P<name>[^`]+)`")
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+_TTL = re.compile(r"(?P<number>\d{1,9}(?:\.\d+)?)(?P<unit>[smhd]?)")
+_TAGS_MAX, _TEXT_MAX = 50, 200
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class _Body(msgspec.Struct):
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+    messages: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)]
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
+    logprobs: bool | int | None = None
+    user: str | None = None
+    tools: list[dict[str, Any]] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: str | list[str] | None = None
+
+
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_body = msgspec.json.Decoder(_Body)
+
+
+def new_id() -> str:
+    """A request id."""
+    return "req_" + secrets.token_hex(12)
+
+
+def chat_request(raw: bytes, headers: Mapping[str, str], request_id: str) -> ChatRequest:
+    """Read a chat completion request.
+
+    Raises:
+        InvalidRequest: naming the field or header.
+    """
+    try:
+        if not raw.isascii():
+            raw.decode()
+        fields = _fields.decode(raw)
+        body = _body.decode(raw)
+    except UnicodeDecodeError:
+        raise InvalidRequest("the body is not valid UTF-8") from None
+    except RecursionError:
+        raise InvalidRequest("the body is nested too deeply") from None
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error)) from None
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+    _check_messages(body.messages)
+    return ChatRequest(
+        id=request_id,
+        model=body.model,
+        messages=body.messages,
+        fields=fields,
+        stream=bool(body.stream),
+        include_usage=bool(body.stream and body.stream_options and body.stream_options.include_usage),
+        max_tokens=body.max_completion_tokens or body.max_tokens,
+        n=body.n or 1,
+        logprobs=bool(body.logprobs),
+        user=(body.user or "")[:_TEXT_MAX],
+        options=options(headers),
+        body_bytes=len(raw),
+    )
+
+
+def _invalid(message: str) -> InvalidRequest:
+    at, missing = _AT.search(message), _MISSING.search(message)
+    path = at["path"] if at else ""
+    if missing:
+        path = f"{path}.{missing['name']}" if path else missing["name"]
+        return InvalidRequest(f"'{path}' is required", param=path)
+    reason = message[: at.start()] if at else message
+    reason = reason[0].lower() + reason[1:]
+    return InvalidRequest(f"'{path}': {reason}" if path else f"the body: {reason}", param=path or None)
+
+
+def _check_messages(messages: list[dict[str, Any]]) -> None:
+    for index, message in enumerate(messages):
+        if not isinstance(message.get("role"), str) or not message["role"]:
+            param = f"messages[{index}].role"
+            raise InvalidRequest(f"'{param}' must be a string", param=param)
+        content = message.get("content")
+        if content is None or isinstance(content, str):
+            continue
+        param = f"messages[{index}].content"
+        if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+            raise InvalidRequest(f"'{param}' must be a string or a list of content parts", param=param)
+
+
+def options(headers: Mapping[str, str]) -> RequestOptions:
+    """What the ``x-gateway-*`` request headers ask for. Raises InvalidRequest naming the header."""
+    given = {name: value.strip() for name, value in headers.items() if name.startswith("x-gateway-")}
+    forwarded = tuple((name, headers[name]) for name in FORWARDED if name in headers)
+    if not given:
+        return RequestOptions(forward_headers=forwarded)
+    cache: Any = given.get("x-gateway-cache", "").lower() or "default"
+    if cache != "default" and cache not in _CACHE:
+        raise _bad("x-gateway-cache", "no-cache, no-store or only-if-cached")
+    return RequestOptions(
+        cache=cache,
+        cache_ttl_s=_ttl(given.get("x-gateway-cache-ttl")),
+        tags=_tags(given.get("x-gateway-tags", "")),
+        quality=_whole("x-gateway-quality", given, 0, 10),
+        session=given.get("x-gateway-session", "")[:_TEXT_MAX],
+        deadline_ms=_whole("x-gateway-deadline-ms", given, 1, 86_400_000),
+        forward_headers=forwarded,
+    )
+
+
+def _bad(header: str, wanted: str) -> InvalidRequest:
+    return InvalidRequest(f"{header} must be {wanted}", param=header)
+
+
+def _whole(header: str, given: Mapping[str, str], low: int, high: int) -> int | None:
+    value = given.get(header)
+    if not value:
+        return None
+    if not value.isascii() or not value.isdigit() or not low <= int(value[:12]) <= high:
+        raise _bad(header, f"a whole number from {low} to {high}")
+    return int(value)
+
+
+def _ttl(value: str | None) -> float | None:
+    if not value:
+        return None
+    found = _TTL.fullmatch(value)
+    if found is None or float(found["number"]) <= 0:
+        raise _bad("x-gateway-cache-ttl", "a time above zero: seconds, or a number with s, m, h or d")
+    return min(float(found["number"]) * _UNITS[found["unit"]], 365 * 86_400.0)
+
+
+def _tags(value: str) -> tuple[str, ...]:
+    tags = tuple(tag for part in value.split(",") if (tag := part.strip()))
+    if len(tags) > _TAGS_MAX or any(len(tag) > _TEXT_MAX for tag in tags):
+        raise _bad("x-gateway-tags", f"at most {_TAGS_MAX} tags of at most {_TEXT_MAX} characters")
+    return tags

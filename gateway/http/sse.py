@@ -1,0 +1,17 @@
+"""Server-sent events as OpenAI frames them."""
+
+from __future__ import annotations
+
+HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+DONE = b"data: [DONE]\n\n"
+
+
+def event(data: bytes) -> bytes:
+    """One event; ``data`` is a line of JSON (pretty-printed JSON is sent line by line, as the standard asks)."""
+    if b"\n" in data:
+        return b"".join(b"data: %b\n" % line for line in data.splitlines()) + b"\n"
+    return b"data: %b\n\n" % data

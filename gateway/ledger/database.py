@@ -1,0 +1,69 @@
+"""An engine for either database, and the one place where drivers' errors become :mod:`gateway.ledger.errors`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, event, make_url
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from gateway.ledger.errors import LedgerAway, LedgerRefused
+
+BUSY_S = 5.0
+_BAD_VALUE = ("22", "23")
+
+
+def engine(url: str, *, writer: bool) -> AsyncEngine:
+    """Connect lazily to ``sqlite+aiosqlite:///…`` or ``postgresql+asyncpg://…``."""
+    if make_url(url).get_backend_name() == "sqlite":
+        return _sqlite(url, writer=writer)
+    timeouts = {"timeout": BUSY_S, "command_timeout": 60.0}
+    return create_async_engine(url, pool_size=2, max_overflow=2, pool_pre_ping=True, connect_args=timeouts)
+
+
+def _sqlite(url: str, *, writer: bool) -> AsyncEngine:
+    """WAL, so that readers never wait; FULL, so that a row leaves Redis only once it survives a power cut.
+
+    A writer begins IMMEDIATE: a transaction that reads first and writes later cannot be refused half way.
+    """
+    made = create_async_engine(url, pool_size=2, max_overflow=0, connect_args={"timeout": BUSY_S})
+
+    def connected(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON") if writer else ("query_only=ON",):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writer else "BEGIN")
+
+    event.listen(made.sync_engine, "connect", connected)
+    event.listen(made.sync_engine, "begin", begin)
+    return made
+
+
+def lock_writers(connection: Connection) -> None:
+    """One writing transaction at a time, also while two processes each believe that they are the leader."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7305219)")
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise LedgerRefused where the value itself is at fault, LedgerAway for all else: then nothing is given up."""
+    try:
+        yield
+    except (DataError, IntegrityError, OverflowError) as error:
+        raise LedgerRefused(_reason(error)) from error
+    except (SQLAlchemyError, OSError) as error:
+        state = str(getattr(getattr(error, "orig", None), "sqlstate", "") or "")
+        raise (LedgerRefused if state.startswith(_BAD_VALUE) else LedgerAway)(_reason(error)) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The driver's own words, without the statement and its values."""
+    return str(getattr(error, "orig", None) or error).splitlines()[0]

@@ -1,0 +1,378 @@
+"""The way of a request, in order. Nothing else knows the order.
+
+1 authenticate (:mod:`gateway.auth`, by the HTTP layer) → 2 features → 3 gate → 4 admit and exact cache → 5 recall →
+6 decide → 7 reserve → 8 call → 9 reply → 10 settle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway import books as accounts
+from gateway import reply, storing
+from gateway.budget.limits import Admission
+from gateway.cache import exact, replay
+from gateway.cache.keys import cache_context
+from gateway.errors import (
+    BudgetExhausted,
+    CacheMiss,
+    GatewayError,
+    NotFound,
+    Unpriced,
+    UpstreamBroken,
+    UpstreamError,
+)
+from gateway.features import extract
+from gateway.types import CacheHit, Chunk, Decision, Where
+from gateway.visit import Bill, Visit, bill, ledger_entry, route_name
+
+if TYPE_CHECKING:
+    from gateway.backends.fleet import Answer, Fleet
+    from gateway.books import Books
+    from gateway.cache.semantic import SemanticCache
+    from gateway.config import Settings
+    from gateway.metrics import Metrics
+    from gateway.policy.compile import CompiledPolicy
+    from gateway.policy.loader import PolicySet
+    from gateway.pricing import PriceBook
+    from gateway.protocols import Scorer
+    from gateway.types import ChatRequest, LedgerEntry, Principal
+
+Headers = list[tuple[str, str]]
+Rest = AsyncGenerator[Chunk, None]
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """One configuration, built whole and swapped in one assignment; a request keeps the one it began with."""
+
+    settings: Settings
+    policies: PolicySet
+    prices: PriceBook
+    fleet: Fleet
+    scorer: Scorer
+    embedder_id: str
+    embedder_local: bool
+    loaded_ms: int = 0
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """What the HTTP layer sends. ``body`` yields the JSON of one event each, or a plain body once.
+
+    Always to be closed: that settles the request, however far its body was read.
+    """
+
+    headers: Headers
+    stream: bool
+    body: AsyncGenerator[bytes, None]
+    left: Callable[[], Awaitable[None]]
+
+    async def close(self) -> None:
+        await self.body.aclose()
+        await self.left()
+
+
+class Pipeline:
+    """Answers chat requests with one :class:`View` at a time."""
+
+    def __init__(
+        self, books: Books, semantic: SemanticCache, metrics: Metrics, settled: Callable[[LedgerEntry], None]
+    ) -> None:
+        self.books, self.semantic, self.metrics = books, semantic, metrics
+        self._settled = settled
+
+    async def answer(self, view: View, request: ChatRequest, principal: Principal) -> Reply:
+        """Everything up to the first byte.
+
+        Raises:
+            GatewayError: what the client is told instead; if the request had been admitted, its row is written.
+        """
+        visit = self._enter(view, request, principal)
+        try:
+            visit.admission = await self.books.admit(visit, look_up=_reads(visit))
+        except asyncio.CancelledError:
+            visit.admission = Admission()  # perhaps: settling finds out, since it follows on the same connection
+            self._leave(view, visit)
+            raise
+        try:
+            return await self._admitted(view, visit)
+        except GatewayError as error:
+            if isinstance(error, UpstreamError) and visit.attempts:
+                visit.model = visit.attempts[-1].model
+            visit.fail("error", error.status, f"{error.code}: {error.message}")
+            error.admitted = True
+            error.headers += self._headers(visit, None)
+            self._settle(view, visit)
+            raise
+        except asyncio.CancelledError:
+            self._leave(view, visit)
+            raise
+
+    def _enter(self, view: View, request: ChatRequest, principal: Principal) -> Visit:
+        """Steps 2 and 3: features, then the gate."""
+        policy = _policy(view, request.model)
+        features = extract(request, principal, default_max_tokens=policy.policy.default_max_tokens)
+        visit = Visit(request, principal, policy, features)
+        visit.local_only = policy.gate(features).local_only
+        cache = policy.policy.cache
+        if cache.exact or cache.semantic:
+            visit.context = cache_context(
+                request, principal, scope=cache.scope, local_only=visit.local_only, embedder=view.embedder_id
+            )
+            visit.cache = "miss" if _reads(visit) else "bypass"
+            visit.store = request.options.cache != "no-store"
+        return visit
+
+    async def _admitted(self, view: View, visit: Visit) -> Reply:
+        hit = await self._recall(view, visit)
+        if hit is not None:
+            visit.hit, visit.cache, visit.store = hit, hit.tier, False
+            return self._replay(view, visit, hit)
+        if visit.request.options.cache == "only-if-cached":
+            raise CacheMiss("only-if-cached, and no stored answer fits")
+        decision = await self._reserve(view, visit, self._decide(view, visit))
+        answer = await self._call(view, visit, decision)
+        visit.model = answer.model
+        if answer.model in decision.last_resort:
+            visit.degraded = visit.degraded or "hosted-failed"
+        if not visit.request.stream:
+            return self._plain(view, visit, answer.first)
+        body = self._stream(view, visit, answer)
+        return self._reply(view, visit, self._headers(visit, None), body, answer.rest)
+
+    def _reply(
+        self, view: View, visit: Visit, headers: Headers, body: AsyncGenerator[bytes, None], rest: Rest | None = None
+    ) -> Reply:
+        async def left() -> None:
+            if rest is not None:
+                await rest.aclose()
+            self._leave(view, visit)
+
+        return Reply(headers=headers, stream=visit.request.stream, body=body, left=left)
+
+    async def _recall(self, view: View, visit: Visit) -> CacheHit | None:
+        """Step 5; the exact tier's answer came with admission."""
+        if not _reads(visit) or visit.context is None:
+            return None
+        stored = visit.admission.stored if visit.admission else None
+        entry = exact.decode(stored) if stored is not None else None
+        if entry is not None and visit.policy.policy.cache.exact:
+            return CacheHit(entry=entry, tier="exact")
+        if not visit.policy.policy.cache.semantic or (visit.local_only and not view.embedder_local):
+            return None
+        return await self.semantic.recall(visit.context)
+
+    def _decide(self, view: View, visit: Visit) -> Decision:
+        """Step 6, and what an exhausted budget leaves of it."""
+        policy, request = visit.policy, visit.request
+        pinned = request.model if view.settings.model(request.model) is not None else None
+        if pinned and (reason := _unpriced(view, policy, pinned)):
+            raise Unpriced(f"{pinned}: {reason}")
+
+        def unavailable(name: str) -> str | None:
+            return view.fleet.unavailable(name) or _unpriced(view, policy, name)
+
+        score = view.scorer.score(visit.features)
+        decision = policy.decide(
+            visit.features, score, unavailable=unavailable, local_only=visit.local_only, pinned=pinned
+        )
+        visit.decision, visit.degraded = decision, decision.degraded
+        left = visit.admission.budget_left if visit.admission else None
+        if left is not None and left <= 0:
+            return self._within_budget(visit, decision)
+        return decision
+
+    def _within_budget(self, visit: Visit, decision: Decision) -> Decision:
+        """The budget has not enough left: stay local if the policy says so and something local can answer."""
+        local = visit.policy.for_budget(decision)
+        if local is None:
+            raise accounts.exhausted(visit)
+        visit.decision, visit.degraded = local, local.degraded
+        return local
+
+    async def _reserve(self, view: View, visit: Visit, decision: Decision) -> Decision:
+        """Step 7: the worst case of the dearest target that may still be tried."""
+        amount, dearest = _worst_case(view, visit, decision)
+        if await self.books.reserve(visit, amount, target=dearest, prices=view.prices):
+            return decision
+        local = self._within_budget(visit, decision)
+        if not await self.books.reserve(visit, 0, target=local.targets[0], prices=view.prices):
+            raise accounts.exhausted(visit)
+        return local
+
+    async def _call(self, view: View, visit: Visit, decision: Decision) -> Answer:
+        """Step 8. A retry that may be billed as well is reserved as well."""
+        request = visit.request
+        deadline = request.options.deadline_ms
+        visit.model = decision.targets[0]
+        began = time.perf_counter()
+
+        async def before_retry(name: str) -> None:
+            amount = _worst_case_of(view, visit, name)
+            if not await self.books.reserve(visit, amount, target=name, prices=view.prices):
+                raise BudgetExhausted("the budget has not enough left for another try")
+
+        try:
+            return await view.fleet.call(
+                (*decision.targets, *decision.last_resort),
+                request,
+                deadline_s=None if deadline is None else deadline / 1000 - (began - visit.started),
+                on_attempt=visit.attempts.append,
+                before_retry=before_retry,
+            )
+        finally:
+            visit.upstream_s += time.perf_counter() - began
+
+    def _plain(self, view: View, visit: Visit, chunk: Chunk) -> Reply:
+        """Step 9 for a plain reply: its costs are known before the body leaves."""
+        visit.take(chunk)
+        amount = bill(visit, view.prices)
+        headers = self._headers(visit, amount)
+        body = reply.with_costs(chunk.data, amount, visit.final_usage())
+        return self._reply(view, visit, headers, self._once(view, visit, body))
+
+    async def _once(self, view: View, visit: Visit, body: bytes) -> AsyncGenerator[bytes, None]:
+        self._settle(view, visit)
+        yield body
+
+    async def _stream(self, view: View, visit: Visit, answer: Answer) -> AsyncGenerator[bytes, None]:
+        """Step 9 for a stream: pass on, learn, and end with the costs if the client asked for usage."""
+        asked, last, closing = visit.request.include_usage, b"", b""
+        try:
+            async for chunk in _chain(answer.first, answer.rest):
+                visit.take(chunk)
+                if chunk.usage_only:
+                    closing = chunk.data
+                    continue
+                last = chunk.data
+                if chunk.error:
+                    visit.fail("incomplete", 200, chunk.error)
+                yield chunk.data if asked and chunk.usage is None else reply.without_usage(chunk.data)
+            if visit.status == "ok" and asked:
+                amount = bill(visit, view.prices)
+                usage = visit.final_usage()
+                yield reply.with_costs(closing, amount, usage) if closing else reply.usage_event(last, amount, usage)
+        except UpstreamBroken as error:
+            visit.fail("incomplete", 200, f"{error.code}: {error.message}")
+            yield msgspec.json.encode(error.body())
+            self._settle(view, visit)
+            return
+        self._settle(view, visit)
+
+    def _replay(self, view: View, visit: Visit, hit: CacheHit) -> Reply:
+        """A stored answer, in the form this client asked for."""
+        amount = bill(visit, view.prices)
+        headers = self._headers(visit, amount)
+        if not visit.request.stream:
+            chunk = replay.plain_chunk(hit.entry)
+            visit.take(chunk)
+            body = reply.with_costs(chunk.data, amount, hit.entry.usage)
+            return self._reply(view, visit, headers, self._once(view, visit, body))
+        return self._reply(view, visit, headers, self._replayed_stream(view, visit, hit, amount))
+
+    async def _replayed_stream(
+        self, view: View, visit: Visit, hit: CacheHit, amount: Bill
+    ) -> AsyncGenerator[bytes, None]:
+        for chunk in replay.stream_chunks(hit.entry):
+            visit.take(chunk)
+            if not chunk.usage_only:
+                yield chunk.data
+            elif visit.request.include_usage:
+                yield reply.with_costs(chunk.data, amount, hit.entry.usage)
+        self._settle(view, visit)
+
+    def _leave(self, view: View, visit: Visit) -> None:
+        """The client has gone; a request that had not come to its end is settled as cancelled."""
+        if not visit.settled:
+            if visit.status == "ok":
+                visit.fail("cancelled", 499, "the client left")
+            self._settle(view, visit)
+
+    def _settle(self, view: View, visit: Visit) -> None:
+        """Step 10, once, off the request's own task, so that nothing can cut it short."""
+        if not visit.settled:
+            visit.settled = True
+            self.books.spawn(self._settled_row(view, visit))
+
+    async def _settled_row(self, view: View, visit: Visit) -> None:
+        amount = bill(visit, view.prices)
+        model = view.settings.model(visit.model)
+        provider = "cache" if visit.hit else (model.kind if model else "")
+        served: Where = "cache" if visit.hit else "none"
+        if visit.hit is None and visit.first_byte is not None and model is not None:
+            served = "local" if model.is_local else "hosted"
+        entry = ledger_entry(visit, amount, provider=provider, served=served)
+        store = storing.cache_write(visit, entry)
+        self._settled(entry)
+        self.metrics.observe(entry)
+        await self.books.settle(visit, entry, store)
+        if store is not None and visit.context and self._learns(view, visit):
+            await self.semantic.remember(visit.context)
+
+    def _learns(self, view: View, visit: Visit) -> bool:
+        return visit.policy.policy.cache.semantic and (view.embedder_local or not visit.local_only)
+
+    def _headers(self, visit: Visit, amount: Bill | None) -> Headers:
+        """DESIGN section 5's response headers."""
+        headers: Headers = [
+            ("x-gateway-request-id", visit.request.id),
+            ("x-gateway-route", route_name(visit)),
+            ("x-gateway-model", visit.hit.entry.model if visit.hit else visit.model),
+            ("x-gateway-cache", visit.cache),
+            ("x-gateway-policy", visit.policy.label),
+            ("x-gateway-overhead-ms", f"{visit.overhead_ms():.2f}"),
+        ]
+        if visit.hit is not None:
+            headers.append(("x-gateway-cache-similarity", f"{visit.hit.similarity:.4f}"))
+            headers.append(("x-gateway-cache-entry", visit.hit.entry.id))
+        if visit.degraded:
+            headers.append(("x-gateway-degraded", visit.degraded))
+        if amount is not None:
+            headers.append(("x-gateway-cost-usd", reply.usd(amount.cost_nano)))
+            headers.append(("x-gateway-saved-usd", reply.usd(amount.saved_nano)))
+        if visit.admission is not None:
+            headers += accounts.ratelimit_headers(visit.principal, visit.admission)
+        return headers
+
+
+def _policy(view: View, model: str) -> CompiledPolicy:
+    """``auto``, ``auto:<policy>`` or a configured model (under the default policy). Raises NotFound."""
+    default = view.settings.config.policies.default
+    name = default if model == "auto" or view.settings.model(model) else model.removeprefix("auto:")
+    policy = view.policies.get(name) if name == default or model.startswith("auto:") else None
+    if policy is None:
+        raise NotFound(f"the model '{model}' does not exist", code="model_not_found", param="model")
+    return policy
+
+
+def _reads(visit: Visit) -> bool:
+    return visit.context is not None and visit.request.options.cache != "no-cache"
+
+
+def _unpriced(view: View, policy: CompiledPolicy, name: str) -> str | None:
+    if policy.policy.unpriced == "allow" or view.settings.model(name) is None or view.prices.price(name) is not None:
+        return None
+    return "its price is not known (set `price` in gateway.yaml, or `unpriced: allow` in the policy)"
+
+
+def _worst_case_of(view: View, visit: Visit, name: str) -> int:
+    if view.prices.price(name) is None:
+        return 0
+    tokens = visit.features.max_tokens * max(1, visit.request.n)
+    return view.prices.worst_case_nano(name, visit.features.prompt_tokens, tokens)
+
+
+def _worst_case(view: View, visit: Visit, decision: Decision) -> tuple[int, str]:
+    """The dearest target and what it may cost, nano-dollars."""
+    targets = (*decision.targets, *decision.last_resort)
+    return max((_worst_case_of(view, visit, name), name) for name in targets)
+
+
+async def _chain(first: Chunk, rest: AsyncIterator[Chunk]) -> AsyncGenerator[Chunk, None]:
+    yield first
+    async for chunk in rest:
+        yield chunk

@@ -1,0 +1,173 @@
+"""From a policy as data to one that runs: parsed, checked and dry-run at load, so that serving cannot trip over it.
+
+Expressions are CEL (https://cel.dev). Each is evaluated at load against sample requests, as Envoy and Caddy do; what
+fails there would fail in service and is refused with file and line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import cel
+import msgspec
+
+from gateway.config import ModelConfig
+from gateway.policy.engine import EVALUATION_ERRORS, CompiledPolicy, CompiledRule, Expression, OnError, Program
+from gateway.policy.model import Policy, Rule
+from gateway.policy.samples import SAMPLES
+from gateway.pricing import PriceBook
+from gateway.types import Features
+from gateway.yamlfile import Document
+
+__all__ = ["CompiledPolicy", "compile_policy", "did_you_mean", "policy_hash", "unmetered"]
+
+FEATURES = tuple(field for field in Features.__struct_fields__ if field != "last_user_text")
+SCORED = ("difficulty",)
+ANSWERED = ("confidence",)
+
+_FUNCTIONS = {
+    "size", "contains", "startsWith", "endsWith", "matches", "has", "all", "exists", "exists_one", "map", "filter",
+    "int", "uint", "double", "string", "bytes", "type", "dyn", "duration", "timestamp", "max", "min",
+}  # fmt: skip
+_TYPES = {"bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"}
+_BOUND = re.compile(r"\.\s*(?:all|exists|exists_one|map|filter)\s*\(\s*([A-Za-z_]\w*)\s*,")
+
+
+def unmetered(rule: str, error: str) -> None:
+    """The listener of those who have no metrics: the command line and tests."""
+
+
+def compile_policy(
+    policy: Policy,
+    document: Document,
+    models: Sequence[ModelConfig],
+    prices: PriceBook,
+    on_error: OnError = unmetered,
+) -> CompiledPolicy:
+    """Compile and check a policy against the configured models and what ``prices`` knows of them.
+
+    Raises:
+        ConfigError: with file, line and path: a syntax error, an unknown variable or function, an expression that is
+            not a condition or fails on a sample request, a score or an answer's confidence in a local-only rule.
+    """
+    by_name = {model.name: model for model in models}
+    rules = tuple(_rule(rule, document, f".rules[{index}]") for index, rule in enumerate(policy.rules))
+    conditions = [(rule, rule.when.variables) for rule in rules if rule.when is not None]
+    return CompiledPolicy(
+        policy=policy,
+        document=document,
+        models=by_name,
+        prices=prices,
+        on_error=on_error,
+        rules=rules,
+        hash=policy_hash(policy),
+        gate_variables=_union(variables for rule, variables in conditions if rule.local_only),
+        variables=_union(variables for _, variables in conditions),
+        warnings=tuple(_warnings(policy, rules, document, by_name)),
+    )
+
+
+def policy_hash(policy: Policy) -> str:
+    """The first twelve hex digits of the SHA-256 of the policy's canonical JSON."""
+    return hashlib.sha256(msgspec.json.encode(policy, order="deterministic")).hexdigest()[:12]
+
+
+def _union(sets: Iterable[frozenset[str]]) -> tuple[str, ...]:
+    return tuple(sorted(frozenset[str]().union(*sets)))
+
+
+def _rule(rule: Rule, document: Document, path: str) -> CompiledRule:
+    known = FEATURES if rule.local_only else (*FEATURES, *SCORED)
+    when = _expression(rule.when, known, document, path, rule.local_only) if rule.when is not None else None
+    escalate = rule.escalate
+    return CompiledRule(
+        name=rule.name,
+        use=rule.use,
+        when=when,
+        local_only=rule.local_only,
+        escalate=_expression(escalate.when, (*FEATURES, *SCORED, *ANSWERED), document, f"{path}.escalate")
+        if escalate
+        else None,
+    )
+
+
+def _expression(
+    source: str, known: Sequence[str], document: Document, path: str, local_only: bool = False
+) -> Expression:
+    try:
+        program: Program = cel.compile(source)
+    except ValueError as error:
+        raise document.error(f"not a CEL expression: {_short(error)}", path, "when") from None
+    bound = set(_BOUND.findall(source))
+    variables = set(program.variables()) - bound - _TYPES
+    for name in sorted(variables - set(known)):
+        if local_only and name in (*SCORED, *ANSWERED):
+            raise document.error(f"a local_only rule may read features and tags only, not '{name}'", path, "when")
+        raise document.error(f"unknown variable '{name}'{did_you_mean(name, known)}", path, "when")
+    for name in program.functions():
+        if name.isidentifier() and name not in _FUNCTIONS:
+            raise document.error(f"unknown function '{name}'{did_you_mean(name, _FUNCTIONS)}", path, "when")
+    expression = Expression(source, program, frozenset(variables))
+    _dry_run(expression, document, path)
+    return expression
+
+
+def _dry_run(expression: Expression, document: Document, path: str) -> None:
+    for title, values in SAMPLES.items():
+        try:
+            result = expression.program.execute({name: values[name] for name in expression.variables})
+        except EVALUATION_ERRORS as error:
+            raise document.error(f"fails for {title}: {_short(error)}", path, "when") from None
+        if not isinstance(result, bool):
+            raise document.error(f"must be true or false, but gives {result!r} for {title}", path, "when")
+
+
+def _short(error: Exception) -> str:
+    """The first sentence of a CEL error."""
+    return str(error).splitlines()[0].split(". ")[0].removesuffix(".")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)``, or nothing where no known name is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def _warnings(
+    policy: Policy, rules: Sequence[CompiledRule], document: Document, models: Mapping[str, ModelConfig]
+) -> Iterable[str]:
+    def at(index: int, key: str) -> str:
+        return f"{document.file}:{document.line(f'.rules[{index}]', key)}: rule '{rules[index].name}'"
+
+    if policy.baseline is not None and policy.baseline not in models:
+        line = document.line("", "baseline")
+        yield f"{document.file}:{line}: baseline '{policy.baseline}' is not a model of gateway.yaml"
+    everything: str | None = None
+    seen: dict[str, str] = {}
+    for index, rule in enumerate(rules):
+        for name in rule.use:
+            if name not in models:
+                yield f"{at(index, 'use')} names '{name}', which gateway.yaml lacks{did_you_mean(name, models)}"
+            elif rule.local_only and not models[name].is_local:
+                yield f"{at(index, 'use')} is local_only and will never use '{name}', which is hosted"
+        if rule.escalate is not None:
+            yield f"{at(index, 'escalate')} escalates, which is not acted on: no target reports its confidence yet"
+        source = rule.when.source.strip() if rule.when else ""
+        earlier = everything or seen.get(source)
+        if earlier is not None and not (rule.local_only and rule.when):
+            yield f"{at(index, 'name')} is never reached: '{earlier}' takes every request it could match"
+        seen.setdefault(source, rule.name)
+        if _always(rule):
+            everything = everything or rule.name
+    if everything is None:
+        yield f"{at(len(rules) - 1, 'when')} is the last and has a condition: requests may match no rule"
+
+
+def _always(rule: CompiledRule) -> bool:
+    """No condition, or one that reads nothing and is true."""
+    if rule.when is None:
+        return True
+    return not rule.when.variables and rule.when.program.execute({}) is True

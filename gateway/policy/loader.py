@@ -1,0 +1,64 @@
+"""The policies of a folder, compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gateway.config import ModelConfig, Settings
+from gateway.errors import ConfigError
+from gateway.policy.compile import CompiledPolicy, compile_policy, unmetered
+from gateway.policy.engine import OnError
+from gateway.policy.model import read_policy
+from gateway.pricing import PriceBook
+from gateway.yamlfile import Document
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySet:
+    """Every policy by name; ``default`` is what ``auto`` means."""
+
+    policies: Mapping[str, CompiledPolicy]
+    default: str
+
+    def get(self, name: str) -> CompiledPolicy | None:
+        return self.policies.get(name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.policies)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(warning for policy in self.policies.values() for warning in policy.warnings)
+
+
+def load_policies(
+    settings: Settings,
+    models: Sequence[ModelConfig] | None = None,
+    *,
+    prices: PriceBook | None = None,
+    on_error: OnError = unmetered,
+) -> PolicySet:
+    """Read and compile the ``*.yaml`` directly in the policies folder, against ``models`` (else the configured ones).
+
+    ``on_error`` is told the rule and the error when an expression fails while serving.
+
+    Raises:
+        ConfigError: one of them is wrong, two have one name, or the default policy is missing.
+    """
+    known = settings.config.models if models is None else models
+    book = prices or PriceBook.load(known)
+    policies: dict[str, CompiledPolicy] = {}
+    for path in sorted(settings.policies_dir.glob("*.yaml")):
+        document = Document.read(path)
+        policy = read_policy(document)
+        if policy.name in policies:
+            other = policies[policy.name].document.file
+            raise document.error(f"policy '{policy.name}' is already defined in {other}", "", "name")
+        policies[policy.name] = compile_policy(policy, document, known, book, on_error)
+    default = settings.config.policies.default
+    if default not in policies:
+        found = ", ".join(policies) or "none"
+        raise ConfigError(f"no policy named '{default}' (found: {found})", file=str(settings.policies_dir))
+    return PolicySet(policies, default)

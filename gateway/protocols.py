@@ -1,0 +1,85 @@
+"""The seams: each has two real implementations and one contract test that runs over both."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from gateway.types import ChatRequest, Chunk, Features, LedgerEntry, Score
+
+
+class Backend(Protocol):
+    """Something that answers chat completions: one configured model at one provider."""
+
+    def chat(self, request: ChatRequest, *, timeout_s: float | None = None) -> AsyncIterator[Chunk]:
+        """Ask upstream as the client asked: a stream gives a chunk an event, a plain call one chunk with ``final``.
+
+        The connection is made on the first ``__anext__``; leaving the iterator (``aclose``) cancels upstream.
+        A stream always asks upstream for usage, whether or not the client did.
+
+        Raises:
+            UpstreamRefused, UpstreamUnavailable, UpstreamTimeout: before the first chunk.
+            UpstreamBroken: after the first chunk.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
+
+
+class Embedder(Protocol):
+    """Texts to unit vectors."""
+
+    @property
+    def id(self) -> str | None:
+        """Model, pooling and dimension, e.g. ``all-MiniLM-L6-v2/mean/384``; None until the first reply."""
+        ...
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """float32 array of shape (len(texts), dimension), rows of length 1. Raises UpstreamError."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Scorer(Protocol):
+    """Features (and, where it can use one, the embedding) to a difficulty."""
+
+    def score(self, features: Features, embedding: NDArray[np.float32] | None = None) -> Score:
+        """Pure and quick (≤ 0.5 ms)."""
+        ...
+
+
+class LedgerStore(Protocol):
+    """The books in SQL. One writer (the background process); readers anywhere, never on the hot path."""
+
+    async def migrate(self) -> None:
+        """Bring the schema to the newest version; safe to call again."""
+        ...
+
+    async def append(self, entries: Sequence[LedgerEntry]) -> int:
+        """Insert, idempotent by ``request_id`` (a ``crashed`` row gives way to a settled one). Returns new rows."""
+        ...
+
+    async def get(self, request_id: str) -> LedgerEntry | None: ...
+
+    async def recent(self, limit: int = 50) -> list[LedgerEntry]:
+        """The newest rows first."""
+        ...
+
+    async def summary(self, since_ms: int, until_ms: int) -> Mapping[str, Any]:
+        """Totals and breakdowns of a period, from the rollups: see :mod:`gateway.ledger.reports`."""
+        ...
+
+    async def put_key(self, record: Mapping[str, Any]) -> None:
+        """Insert or replace the definition of an API key (hash, never the key)."""
+        ...
+
+    async def keys(self) -> list[dict[str, Any]]: ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,65 @@
+"""What the client sees of a reply: upstream's bytes, with the costs in ``usage`` and nothing it did not ask for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.cache.replay import usage_object
+from gateway.types import NANO
+
+if TYPE_CHECKING:
+    from gateway.types import Usage
+    from gateway.visit import Bill
+
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_NULL_USAGE = (b',"usage":null', b', "usage": null', b',"usage": null')
+
+
+def usd(nano: int) -> str:
+    """Nano-dollars as a decimal number of dollars, exact: ``0.00001425``."""
+    sign, nano = ("-", -nano) if nano < 0 else ("", nano)
+    whole, part = divmod(nano, NANO)
+    return f"{sign}{whole}.{part:09d}".rstrip("0").rstrip(".") if part else f"{sign}{whole}"
+
+
+def _raw(value: str) -> msgspec.Raw:
+    return msgspec.Raw(value.encode())
+
+
+def with_costs(body: bytes, bill: Bill, usage: Usage) -> bytes:
+    """A plain body or a usage event with ``cost_usd`` and ``saved_usd`` in its usage; all other bytes as they came."""
+    fields = _fields.decode(body)
+    held = fields.get("usage")
+    if held is None or bytes(held) == b"null":
+        inner: dict[str, msgspec.Raw] = {
+            key: msgspec.Raw(msgspec.json.encode(value)) for key, value in usage_object(usage).items()
+        }
+        if bill.usage.source == "estimated":
+            inner["estimated"] = _raw("true")
+    else:
+        inner = _fields.decode(held)
+    inner["cost_usd"], inner["saved_usd"] = _raw(usd(bill.cost_nano)), _raw(usd(bill.saved_nano))
+    fields["usage"] = msgspec.Raw(msgspec.json.encode(inner))
+    return msgspec.json.encode(fields)
+
+
+def without_usage(data: bytes) -> bytes:
+    """A stream's event without the usage that only the gateway asked for."""
+    if b'"usage"' not in data:
+        return data
+    for null in _NULL_USAGE:
+        if null in data:
+            return data.replace(null, b"", 1)
+    fields = _fields.decode(data)
+    fields.pop("usage", None)
+    return msgspec.json.encode(fields)
+
+
+def usage_event(last: bytes, bill: Bill, usage: Usage) -> bytes:
+    """A stream's closing event, for an upstream that sent none: the last event's head, no choices, usage with costs."""
+    fields = _fields.decode(last) if last else {}
+    fields["choices"] = _raw("[]")
+    fields.pop("usage", None)
+    return with_costs(msgspec.json.encode(fields), bill, usage)

@@ -1,0 +1,179 @@
+"""Everything that lives in a worker, built once and passed on: connections, copies, the current view, its tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+from collections import OrderedDict
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from redis.exceptions import RedisError
+
+from gateway import log
+from gateway.auth import KeyRing
+from gateway.books import Books
+from gateway.budget.spool import Spool
+from gateway.cache.semantic import SemanticCache
+from gateway.errors import RedisAway
+from gateway.ledger.where import ledger_url
+from gateway.pipeline import Pipeline
+from gateway.redis_io import Keys, RedisLink, client, redis_url
+from gateway.types import LedgerEntry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redis.asyncio import Redis
+
+    from gateway.metrics import Metrics
+    from gateway.pipeline import View
+    from gateway.protocols import Embedder, LedgerStore
+
+_RECENT_MAX = 2_000
+_HEARTBEAT_S = 2.0
+_ALIVE_MS = 6_000
+_TAIL = 2_000
+_log = log.get(__name__)
+
+
+class Runtime:
+    """One worker's living parts. ``view`` is swapped whole by :mod:`gateway.reload`."""
+
+    def __init__(self, view: View, metrics: Metrics, embedder: Embedder | None) -> None:
+        self.view, self.metrics = view, metrics
+        self.worker = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self.keys = Keys()
+        url = redis_url(view.settings)
+        self.link = RedisLink(url)
+        self.redis: Redis = client(url)
+        self.ring = KeyRing(self.link, self.keys)
+        self.embedder = embedder
+        self.semantic = SemanticCache(self.link, self.keys, embedder)
+        self.books = Books(
+            self.link, self.keys, Spool(spool_folder(view.settings.data_dir), self.worker), metrics, self.worker
+        )
+        self.pipeline = Pipeline(self.books, self.semantic, metrics, self._remember)
+        self.on_reload: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self.draining = False
+        self._recent: OrderedDict[str, LedgerEntry] = OrderedDict()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._store: LedgerStore | None = None
+
+    async def start(self, wait_s: float = 1.0) -> None:
+        """Connect (waiting up to ``wait_s`` for Redis, then going on without it) and begin the background tasks."""
+        await self.link.start(wait_s)
+        for work in (self._heartbeat(), self._follow(), self._replay_spool()):
+            self._tasks.append(asyncio.create_task(work))
+
+    async def close(self) -> None:
+        """Finish what was begun, then let go of everything."""
+        self.draining = True
+        await self.books.drain()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(RedisAway):
+            await self.books.replay_spool()
+            await self.link.call("DEL", self.keys.alive(self.worker))
+        self.books.spool.close()
+        self.metrics.flush()
+        await self.view.fleet.close()
+        if self.embedder is not None:
+            await self.embedder.close()
+        if self._store is not None:
+            await self._store.close()
+        await self.link.close()
+        await self.redis.aclose()
+
+    async def store(self) -> LedgerStore:
+        """The books in SQL, for reading; connected on first use, never on the way of a request."""
+        if self._store is None:
+            from gateway.ledger.store import SqlStore
+
+            self._store = SqlStore.reader(ledger_url(self.view.settings))
+        return self._store
+
+    async def find(self, request_id: str) -> LedgerEntry | None:
+        """A settled request of any worker: from this one's memory, from SQL, or still on its way there."""
+        if (entry := self._recent.get(request_id)) is not None:
+            return entry
+        if (entry := await (await self.store()).get(request_id)) is not None:
+            return entry
+        try:
+            messages: Any = await self.redis.xrevrange(self.keys.ledger, count=_TAIL)
+        except (RedisError, OSError):
+            return None
+        needle = request_id.encode()
+        for _, fields in messages:
+            value = fields.get(b"e", b"")
+            if needle in value and (entry := msgspec.json.decode(value, type=LedgerEntry)).request_id == request_id:
+                return entry
+        return None
+
+    def _remember(self, entry: LedgerEntry) -> None:
+        self._recent[entry.request_id] = entry
+        if len(self._recent) > _RECENT_MAX:
+            self._recent.popitem(last=False)
+
+    async def _heartbeat(self) -> None:
+        """While this is fresh, the sweeper leaves this worker's intents alone."""
+        while True:
+            with contextlib.suppress(RedisAway):
+                await self.link.call("SET", self.keys.alive(self.worker), "1", "PX", str(_ALIVE_MS))
+            await asyncio.sleep(_HEARTBEAT_S if self.link.connected else 0.2)
+
+    async def _replay_spool(self) -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            if self.books.spool.waiting and self.link.connected:
+                with contextlib.suppress(RedisAway):
+                    count = await self.books.replay_spool()
+                    _log.info("spool replayed", rows=count)
+
+    async def _follow(self) -> None:
+        """Keep this worker's copies true: key changes, cache changes and reloads of any worker arrive as events."""
+        while True:
+            try:
+                last = await self._catch_up()
+                while True:
+                    last = await self._next(last)
+            except (RedisError, OSError):
+                await asyncio.sleep(0.3)
+
+    async def _catch_up(self) -> bytes:
+        """From scratch, since events may have been missed: forget the keys, rebuild the index."""
+        newest: Any = await self.redis.xrevrange(self.keys.events, count=1)
+        self.ring.forget()
+        self.semantic.apply({b"purge": b""})
+        prefix = self.keys.vectors("").encode()
+        async for name in self.redis.scan_iter(match=prefix.replace(b"{", b"[{]") + b"*", count=1000):
+            rows: Any = await self.redis.hgetall(name)
+            self.semantic.load(bytes(name).removeprefix(prefix).decode(), rows)
+        return bytes(newest[0][0]) if newest else b"0-0"
+
+    async def _next(self, last: bytes) -> bytes:
+        reply: Any = await self.redis.xread({self.keys.events: last}, count=500, block=2000)
+        for _, messages in reply or ():
+            for message_id, event in messages:
+                last = message_id
+                await self._apply(event)
+        return last
+
+    async def _apply(self, event: Mapping[bytes, bytes]) -> None:
+        if digest := event.get(b"key"):
+            self.ring.forget(digest.decode())
+        elif b"reload" in event:
+            if self.on_reload is not None and event[b"reload"] != self.worker.encode():
+                await self.on_reload()
+        else:
+            self.semantic.apply(event)
+
+
+def spool_folder(data_dir: Path) -> Path:
+    """Where settlements wait while Redis is away."""
+    return data_dir / "spool"

@@ -1,0 +1,263 @@
+"""The values that pass between the stages of a request, frozen.
+
+``bytes → ChatRequest → Admission → CacheHit | Decision → chunks → Outcome → LedgerEntry``
+
+Money is an integer number of nano-dollars (1 USD = 10**9) wherever it is stored, ``Decimal`` where it is computed.
+Times are seconds (float) where measured with ``time.perf_counter``, epoch milliseconds (int) where stored.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+Scope = Literal["key", "team", "shared"]
+CacheTier = Literal["exact", "semantic", "miss", "bypass", "coalesced"]
+CacheDirective = Literal["default", "no-cache", "no-store", "only-if-cached"]
+UsageSource = Literal["reported", "estimated", "none"]
+Status = Literal["ok", "error", "incomplete", "cancelled", "crashed"]
+Where = Literal["local", "hosted", "cache", "none"]
+
+NANO = 1_000_000_000
+
+
+class Frozen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+    """Base of every value that passes between stages: immutable and keyword-only."""
+
+
+class Principal(Frozen, frozen=True, kw_only=True):
+    """Who is asking. ``key_id`` is ``anonymous`` for the loopback principal, which has no limits and no budget."""
+
+    key_id: str
+    organisation: str = "default"
+    team: str = ""
+    name: str = ""
+    tags: tuple[str, ...] = ()
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
+    budget_nano: int | None = None
+    admin: bool = False
+
+    @property
+    def anonymous(self) -> bool:
+        return self.key_id == "anonymous"
+
+
+class RequestOptions(Frozen, frozen=True, kw_only=True):
+    """What the caller asked for in ``x-gateway-*`` request headers."""
+
+    cache: CacheDirective = "default"
+    cache_ttl_s: float | None = None
+    tags: tuple[str, ...] = ()
+    quality: int | None = None
+    session: str = ""
+    deadline_ms: int | None = None
+    forward_headers: tuple[tuple[str, str], ...] = ()
+
+
+class ChatRequest(Frozen, frozen=True, kw_only=True):
+    """One chat completion as it came.
+
+    ``fields`` maps each top-level key of the body to its bytes as the client wrote them, so that what this gateway has
+    never heard of is forwarded byte for byte. ``messages`` is the decoded conversation.
+    """
+
+    id: str
+    model: str
+    messages: list[dict[str, Any]]
+    fields: dict[str, msgspec.Raw]
+    stream: bool = False
+    include_usage: bool = False
+    max_tokens: int | None = None
+    n: int = 1
+    logprobs: bool = False
+    user: str = ""
+    options: RequestOptions = RequestOptions()
+    body_bytes: int = 0
+
+
+class Features(Frozen, frozen=True, kw_only=True):
+    """What the policy may look at, computed once from a request; pure. Field meanings: ``docs/policies.md``.
+
+    Every field except ``last_user_text`` is a CEL variable of the same name.
+    """
+
+    prompt_tokens: int
+    max_tokens: int
+    turns: int
+    messages: int
+    needs: tuple[str, ...]
+    tags: tuple[str, ...]
+    language: str
+    code: bool
+    maths: bool
+    privacy: str
+    question: str
+    constraints: int
+    words: int
+    stream: bool
+    quality: int
+    system_tokens: int
+    last_user_tokens: int
+    key: str
+    team: str
+    model: str
+    last_user_text: str = ""
+
+
+class Score(Frozen, frozen=True, kw_only=True):
+    """A difficulty in 0 (any model can) … 1 (only the best), and what it is made of, strongest first."""
+
+    difficulty: float
+    contributions: tuple[tuple[str, float], ...] = ()
+    scorer: str = "rules"
+
+
+class Price(Frozen, frozen=True, kw_only=True):
+    """What a model costs. USD per million tokens, as decimal strings would be lossless: the numbers are ``Decimal``s
+    kept by :mod:`gateway.pricing`; this is their stored form with provenance.
+    """
+
+    input: str
+    output: str
+    cached_input: str
+    cache_write: str
+    source: str
+    date: str
+    usd_per_hour: str = "0"
+
+
+class Usage(Frozen, frozen=True, kw_only=True):
+    """Tokens of one upstream call. ``prompt_tokens`` includes cached and cache-written ones, as OpenAI counts.
+
+    ``busy_s`` is the time a local model computed for this request, None where unknown (hosted models).
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    source: UsageSource = "reported"
+    busy_s: float | None = None
+
+
+class Rejected(Frozen, frozen=True, kw_only=True):
+    """A target that was not tried, or not at first, and why."""
+
+    model: str
+    reason: str
+
+
+class Decision(Frozen, frozen=True, kw_only=True):
+    """Where a request may go: ``targets`` in order of trial, never empty (an empty route is an error).
+
+    ``last_resort``: local models the rule does not name, for when every target fails while it is called.
+    """
+
+    rule: str
+    targets: tuple[str, ...]
+    last_resort: tuple[str, ...] = ()
+    local_only: bool = False
+    difficulty: float | None = None
+    contributions: tuple[tuple[str, float], ...] = ()
+    rejected: tuple[Rejected, ...] = ()
+    unmatched: tuple[Rejected, ...] = ()
+    degraded: str = ""
+
+
+class Chunk(Frozen, frozen=True, kw_only=True):
+    """One piece of a reply on its way to the client.
+
+    For a stream: ``data`` is the JSON of one SSE event as upstream sent it. For a plain reply: the whole body, once.
+    ``usage_only`` marks OpenAI's trailing event with empty ``choices``, which a client sees only when it asked.
+    ``error`` is set when upstream reported an error inside the stream (``data`` is then that event).
+    """
+
+    data: bytes
+    text: str = ""
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    usage_only: bool = False
+    tool_calls: bool = False
+    final: bool = False
+    error: str = ""
+
+
+class Attempt(Frozen, frozen=True, kw_only=True):
+    """One upstream call that was made, whether or not it answered."""
+
+    model: str
+    started_ms: int
+    duration_ms: float
+    status: int | None = None
+    error: str = ""
+    usage: Usage | None = None
+
+
+class CacheEntry(Frozen, frozen=True, kw_only=True):
+    """A stored answer: ``body`` is a plain ``chat.completion``, ``usage`` what it cost when it was made."""
+
+    id: str
+    body: bytes
+    model: str
+    usage: Usage
+    created_ms: int
+    prompt: str = ""
+    cost_nano: int = 0
+
+
+class CacheHit(Frozen, frozen=True, kw_only=True):
+    """An answer found in the cache and how it was found."""
+
+    entry: CacheEntry
+    tier: CacheTier
+    similarity: float = 1.0
+
+
+class LedgerEntry(Frozen, frozen=True, kw_only=True):
+    """Exactly one for each admitted request: the row of the books. Column names of the SQL table are these names."""
+
+    request_id: str
+    ts_ms: int
+    organisation: str = "default"
+    team: str = ""
+    key_id: str = "anonymous"
+    end_user: str = ""
+    tags: tuple[str, ...] = ()
+    session: str = ""
+    policy: str = ""
+    rule: str = ""
+    requested_model: str = ""
+    model: str = ""
+    provider: str = ""
+    served: Where = "none"
+    cache: CacheTier = "miss"
+    similarity: float | None = None
+    cache_entry: str = ""
+    stream: bool = False
+    status: Status = "ok"
+    http_status: int = 200
+    error: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    usage_source: UsageSource = "none"
+    cost_nano: int = 0
+    baseline_nano: int = 0
+    saved_nano: int = 0
+    reserved_nano: int = 0
+    unpriced: bool = False
+    price_source: str = ""
+    price_date: str = ""
+    ttft_ms: float | None = None
+    duration_ms: float = 0.0
+    overhead_ms: float = 0.0
+    tokens_per_s: float | None = None
+    difficulty: float | None = None
+    degraded: str = ""
+    detail: dict[str, Any] = {}

@@ -1,0 +1,251 @@
+"""One request on its way through the pipeline: what is learned at each step, and the ledger row it ends as.
+
+This is the only mutable value of a request; it never leaves the pipeline. What leaves is its :class:`LedgerEntry`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gateway.features import estimate_tokens
+from gateway.types import (
+    Attempt,
+    CacheHit,
+    CacheTier,
+    ChatRequest,
+    Chunk,
+    Decision,
+    Features,
+    LedgerEntry,
+    Principal,
+    Status,
+    Usage,
+    Where,
+)
+
+if TYPE_CHECKING:
+    from gateway.budget.limits import Admission
+    from gateway.cache.keys import CacheContext
+    from gateway.policy.compile import CompiledPolicy
+    from gateway.pricing import PriceBook
+    from gateway.types import Price
+
+_KEPT_BYTES = 1024 * 1024
+
+
+class Visit:
+    """A request between admission and settlement."""
+
+    def __init__(self, request: ChatRequest, principal: Principal, policy: CompiledPolicy, features: Features) -> None:
+        self.request, self.principal, self.policy, self.features = request, principal, policy, features
+        self.started = time.perf_counter()
+        self.ts_ms = int(time.time() * 1000)
+        self.admission: Admission | None = None
+        self.context: CacheContext | None = None
+        self.cache: CacheTier = "bypass"
+        self.hit: CacheHit | None = None
+        self.decision: Decision | None = None
+        self.local_only = False
+        self.store = False
+        self.model = ""
+        self.attempts: list[Attempt] = []
+        self.usage: Usage | None = None
+        self.reserved_nano = 0
+        self.status: Status = "ok"
+        self.http_status = 200
+        self.error = ""
+        self.degraded = ""
+        self.upstream_s = 0.0
+        self.first_byte: float | None = None
+        self.kept: list[bytes] = []
+        self.complete = False
+        self.settled = False
+        self._kept_bytes = 0
+        self._text: list[str] = []
+        self._first_text: float | None = None
+        self._last_text: float | None = None
+
+    def take(self, chunk: Chunk) -> None:
+        """Learn from a chunk on its way out."""
+        now = time.perf_counter()
+        if self.first_byte is None:
+            self.first_byte = now
+        if chunk.text:
+            self._text.append(chunk.text)
+            self._first_text = self._first_text or now
+            self._last_text = now
+        if chunk.usage is not None:
+            self.usage = chunk.usage if self.usage is None else largest(self.usage, chunk.usage)
+        if chunk.finish_reason is not None or chunk.final:
+            self.complete = True
+        if chunk.tool_calls or chunk.error:
+            self.store = False
+        if self.store and not chunk.usage_only:
+            self._keep(chunk.data)
+
+    def _keep(self, data: bytes) -> None:
+        self._kept_bytes += len(data)
+        self.store = self._kept_bytes <= _KEPT_BYTES
+        if self.store:
+            self.kept.append(data)
+
+    def fail(self, status: Status, http_status: int, error: str) -> None:
+        self.status, self.http_status, self.error, self.store = status, http_status, error[:500], False
+
+    def final_usage(self) -> Usage:
+        """What upstream reported, or an estimate from the text that was seen."""
+        if self.usage is not None:
+            return self.usage
+        billed = self.first_byte is not None or self.status == "cancelled"
+        if self.hit is not None or not (billed and self.model):
+            return Usage(source="none")
+        completion = estimate_tokens("".join(self._text)) if self._text else 0
+        busy = time.perf_counter() - self.started
+        return Usage(
+            prompt_tokens=self.features.prompt_tokens, completion_tokens=completion, source="estimated", busy_s=busy
+        )
+
+    def overhead_ms(self) -> float:
+        """Time in the gateway itself up to the first byte."""
+        until = self.first_byte if self.first_byte is not None else time.perf_counter()
+        return max(0.0, (until - self.started - self.upstream_s) * 1000)
+
+    def ttft_ms(self) -> float | None:
+        return None if self.first_byte is None else (self.first_byte - self.started) * 1000
+
+    def tokens_per_s(self, usage: Usage) -> float | None:
+        """Decode rate of a stream: tokens after the first ÷ the time they took."""
+        if self._first_text is None or self._last_text is None or self._last_text <= self._first_text:
+            return None
+        return max(0, usage.completion_tokens - 1) / (self._last_text - self._first_text)
+
+
+def largest(held: Usage, new: Usage) -> Usage:
+    """A stream's usage is the largest its chunks report, field by field, never their sum."""
+    return Usage(
+        prompt_tokens=max(held.prompt_tokens, new.prompt_tokens),
+        completion_tokens=max(held.completion_tokens, new.completion_tokens),
+        cached_tokens=max(held.cached_tokens, new.cached_tokens),
+        cache_write_tokens=max(held.cache_write_tokens, new.cache_write_tokens),
+        reasoning_tokens=max(held.reasoning_tokens, new.reasoning_tokens),
+        source=new.source,
+        busy_s=new.busy_s if new.busy_s is not None else held.busy_s,
+    )
+
+
+class Bill(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request cost and what it would have cost: nano-dollars. ``price`` is None where nothing was bought."""
+
+    usage: Usage
+    cost_nano: int
+    baseline_nano: int
+    price: Price | None
+    unpriced: bool
+
+    @property
+    def saved_nano(self) -> int:
+        return self.baseline_nano - self.cost_nano
+
+
+def bill(visit: Visit, prices: PriceBook) -> Bill:
+    """Price a request: true cost of every call that was billed, and the baseline's cost for the same tokens."""
+    usage = visit.final_usage()
+    baseline = visit.policy.policy.baseline
+    reference = visit.hit.entry.usage if visit.hit is not None else usage
+    if visit.hit is not None:
+        return Bill(
+            usage=msgspec.structs.replace(reference, source="none"),
+            cost_nano=0,
+            baseline_nano=_baseline(prices, baseline, reference, 0),
+            price=None,
+            unpriced=False,
+        )
+    if usage.source == "none":
+        return Bill(usage=usage, cost_nano=0, baseline_nano=0, price=None, unpriced=False)
+    price = prices.price(visit.model)
+    cost = prices.cost_nano(visit.model, usage) if price is not None else 0
+    if usage.source == "estimated" and visit.reserved_nano:
+        cost = min(cost, visit.reserved_nano)
+    saves = visit.status == "ok"
+    return Bill(
+        usage=usage,
+        cost_nano=cost,
+        baseline_nano=_baseline(prices, baseline, usage, cost) if saves else cost,
+        price=price,
+        unpriced=price is None,
+    )
+
+
+def _baseline(prices: PriceBook, model: str | None, usage: Usage, otherwise: int) -> int:
+    """Cost at the baseline model; where it has no price nothing is claimed as saved."""
+    cost = prices.baseline_nano(model, usage) if model is not None else None
+    return otherwise if cost is None else cost
+
+
+def ledger_entry(visit: Visit, amount: Bill, *, provider: str, served: Where) -> LedgerEntry:
+    """The row of the books."""
+    usage, decision, request, principal = amount.usage, visit.decision, visit.request, visit.principal
+    return LedgerEntry(
+        request_id=request.id,
+        ts_ms=visit.ts_ms,
+        organisation=principal.organisation,
+        team=principal.team,
+        key_id=principal.key_id,
+        end_user=request.user,
+        tags=visit.features.tags,
+        session=request.options.session,
+        policy=visit.policy.label,
+        rule=route_name(visit),
+        requested_model=request.model,
+        model=visit.hit.entry.model if visit.hit else visit.model,
+        provider=provider,
+        served=served,
+        cache=visit.cache,
+        similarity=None if visit.hit is None else visit.hit.similarity,
+        cache_entry="" if visit.hit is None else visit.hit.entry.id,
+        stream=request.stream,
+        status=visit.status,
+        http_status=visit.http_status,
+        error=visit.error,
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        cached_tokens=usage.cached_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        usage_source=usage.source,
+        cost_nano=amount.cost_nano,
+        baseline_nano=amount.baseline_nano,
+        saved_nano=amount.saved_nano,
+        reserved_nano=visit.reserved_nano,
+        unpriced=amount.unpriced,
+        price_source=amount.price.source if amount.price else "",
+        price_date=amount.price.date if amount.price else "",
+        ttft_ms=visit.ttft_ms(),
+        duration_ms=(time.perf_counter() - visit.started) * 1000,
+        overhead_ms=visit.overhead_ms(),
+        tokens_per_s=visit.tokens_per_s(usage),
+        difficulty=decision.difficulty if decision else None,
+        degraded=visit.degraded,
+        detail=_detail(visit),
+    )
+
+
+def route_name(visit: Visit) -> str:
+    """The rule that decided; ``cache`` where none was asked."""
+    if visit.decision is not None:
+        return visit.decision.rule
+    return "cache" if visit.hit is not None else ""
+
+
+def _detail(visit: Visit) -> dict[str, Any]:
+    """Every input of the decision but the text itself, so that it can be explained and replayed."""
+    decision = visit.decision
+    return {
+        "features": msgspec.structs.replace(visit.features, last_user_text=""),
+        "local_only": visit.local_only,
+        "decision": decision,
+        "attempts": visit.attempts,
+    }

@@ -1,0 +1,1 @@
+"""The chat process: llama.cpp behind OpenAI's `/v1/chat/completions`."""

@@ -1,0 +1,146 @@
+"""The command line of `python -m local_models`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import msgspec
+
+from local_models.catalog import Sampling
+from local_models.gguf import NotGGUF
+from local_models.quantize import QuantizeError, quantize_here
+from local_models.serving import Address, serve
+
+EPILOG = """\
+examples:
+  python -m local_models chat --model smollm2-135m-instruct-Q4_0.gguf --name smollm2 --port 8081
+  python -m local_models embed --model all-MiniLM-L6-v2 --uds /run/farthing/embed.sock
+Both speak OpenAI's wire format, and answer GET /healthz with 503 while they load and 200 from then on."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a subcommand; exit status 0 fine, 1 a problem was found, 2 wrong usage."""
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except (QuantizeError, NotGGUF, OSError) as error:
+        print(f"local_models: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m local_models",
+        description="Serve a local model as a process of its own.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _chat_arguments(commands.add_parser("chat", help="serve a GGUF model: POST /v1/chat/completions"))
+    _embed_arguments(commands.add_parser("embed", help="serve a sentence-transformers model: POST /v1/embeddings"))
+    _quantize_arguments(commands.add_parser("quantize", help="write a GGUF file in another quantisation type"))
+    return parser
+
+
+def _chat_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=_existing, required=True, metavar="GGUF", help="the model file")
+    parser.add_argument("--name", required=True, help="what the model is called in requests and replies")
+    _common_arguments(parser, "the physical cores")
+    parser.add_argument(
+        "--ctx", type=_count, default=0, metavar="N",
+        help="context in tokens (default: the model's own, at most 8192)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-queue", type=_count, default=32, metavar="N",
+        help="requests that may wait; any further one gets 503 (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--defaults", type=_sampling, default=Sampling(), metavar="JSON",
+        help="sampling where a request does not say, such as '{\"temperature\": 0.2, \"top_p\": 0.9}'",
+    )  # fmt: skip
+    parser.set_defaults(run=_chat)
+
+
+def _embed_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=_existing, required=True, metavar="DIR", help="the model folder")
+    parser.add_argument("--name", help="what the model is called in requests (default: the folder's name)")
+    _common_arguments(parser, "the physical cores, at most 2")
+    parser.add_argument(
+        "--max-queue", type=_count, default=4096, metavar="N",
+        help="texts that may wait; any further ones get 503 (default: %(default)s)",
+    )  # fmt: skip
+    parser.set_defaults(run=_embed)
+
+
+def _quantize_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=_existing, help="a GGUF file, quantised already or not")
+    parser.add_argument("target", type=Path, help="the GGUF file to write")
+    parser.add_argument("--type", required=True, help="Q4_0, Q8_0, Q4_K_M …")
+    parser.add_argument("--verbose", action="store_true", help="show llama.cpp's own log")
+    parser.set_defaults(run=_quantize)
+
+
+def _common_arguments(parser: argparse.ArgumentParser, threads: str) -> None:
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--uds", type=Path, metavar="SOCKET", help="listen on a Unix socket")
+    where.add_argument("--port", type=int, help="listen on a TCP port")
+    parser.add_argument("--host", default="127.0.0.1", help="address to bind with --port (default: %(default)s)")
+    parser.add_argument("--threads", type=_count, default=0, metavar="N", help=f"compute threads (default: {threads})")
+    parser.add_argument("--verbose", action="store_true", help="show the libraries' own logs")
+
+
+def _chat(args: argparse.Namespace) -> int:
+    from local_models.chat.app import create_app
+    from local_models.chat.engine import Engine
+
+    def load() -> Engine:
+        from local_models.chat.model import Model
+
+        return Engine(Model(args.model, args.ctx, args.threads, args.verbose), args.max_queue)
+
+    return serve(load, lambda loading: create_app(loading, args.name, args.defaults), _address(args))
+
+
+def _embed(args: argparse.Namespace) -> int:
+    from local_models.embed.app import create_app
+    from local_models.embed.batcher import Batcher
+    from local_models.embed.model import Embedder
+
+    name = args.name or args.model.resolve().name
+
+    def load() -> Batcher:
+        return Batcher(Embedder(args.model, args.threads, args.verbose), args.max_queue)
+
+    return serve(load, lambda loading: create_app(loading, name), _address(args))
+
+
+def _quantize(args: argparse.Namespace) -> int:
+    quantize_here(args.source, args.target, args.type, args.verbose)
+    return 0
+
+
+def _address(args: argparse.Namespace) -> Address:
+    return Address(uds=args.uds) if args.uds else Address(host=args.host, port=args.port)
+
+
+def _existing(text: str) -> Path:
+    path = Path(text).expanduser()
+    if not path.exists():
+        raise argparse.ArgumentTypeError(f"{path} does not exist")
+    return path
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _sampling(text: str) -> Sampling:
+    try:
+        return msgspec.json.decode(text, type=Sampling)
+    except msgspec.DecodeError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

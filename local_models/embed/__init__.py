@@ -1,0 +1,1 @@
+"""The embedding process: sentence-transformers behind OpenAI's `/v1/embeddings`."""

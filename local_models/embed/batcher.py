@@ -1,0 +1,140 @@
+"""Texts of many callers, embedded together: one thread, small batches of alike lengths, a bounded queue."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from local_models.embed.model import Embedded, Embedder, Vectors
+
+logger = logging.getLogger(__name__)
+
+MAX_BATCH = 64
+MAX_WAIT = 0.002
+
+
+class Overloaded(Exception):
+    """The queue has no room for these texts."""
+
+
+class Job:
+    """The texts of one call. A big one takes turns with the others, SHARE texts at a time."""
+
+    SHARE = MAX_BATCH // 2
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = texts
+        self.vectors: list[Vectors | None] = [None] * len(texts)
+        self.tokens = [0] * len(texts)
+        self.taken = 0
+        self._loop = asyncio.get_running_loop()
+        self.done: asyncio.Future[Embedded] = self._loop.create_future()
+
+    def take(self, room: int) -> list[int]:
+        """Places of the texts that go into the next batch."""
+        first, self.taken = self.taken, min(self.taken + min(room, self.SHARE), len(self.texts))
+        return list(range(first, self.taken))
+
+    def settle(self, error: Exception | None = None) -> None:
+        """Give the caller the result if all texts are through, or the error; on the thread of the batcher."""
+        if self._loop.is_closed():
+            return
+        if error is not None:
+            self._loop.call_soon_threadsafe(self._fail, error)
+        elif all(vector is not None for vector in self.vectors):
+            result = Embedded(np.stack([vector for vector in self.vectors if vector is not None]), self.tokens)
+            self._loop.call_soon_threadsafe(self._finish, result)
+
+    def _finish(self, result: Embedded) -> None:
+        if not self.done.done():
+            self.done.set_result(result)
+
+    def _fail(self, error: Exception) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+class Batcher:
+    """Micro-batches over an embedder; at most `max_queue` texts wait."""
+
+    def __init__(self, embedder: Embedder, max_queue: int) -> None:
+        self.embedder = embedder
+        self._max_queue = max_queue
+        self._jobs: deque[Job] = deque()
+        self._waiting = 0
+        self._crowded = False
+        self._closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="embed", daemon=True)
+        self._thread.start()
+
+    async def embed(self, texts: Sequence[str]) -> Embedded:
+        """Embeddings of these texts, in their order. Raises Overloaded; cancelling it gives the place back."""
+        job = Job(texts)
+        with self._changed:
+            if self._closed or self._waiting + len(texts) > self._max_queue:
+                raise Overloaded(f"{self._waiting} texts are waiting, at most {self._max_queue} may")
+            self._jobs.append(job)
+            self._waiting += len(texts)
+            self._changed.notify()
+        try:
+            return await job.done
+        finally:
+            self._drop(job)
+
+    def close(self) -> None:
+        """End the thread after its present batch."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _drop(self, job: Job) -> None:
+        with self._changed:
+            if job in self._jobs:
+                self._jobs.remove(job)
+                self._waiting -= len(job.texts) - job.taken
+
+    def _run(self) -> None:
+        while batch := self._next():
+            jobs = {id(job): job for job, _ in batch}.values()
+            try:
+                self._compute(batch)
+            except Exception as error:  # the thread's edge: it must outlive whatever one text can do to it
+                logger.exception("a batch failed")
+                for job in jobs:
+                    job.settle(error)
+            else:
+                for job in jobs:
+                    job.settle()
+
+    def _next(self) -> list[tuple[Job, int]]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or self._closed)
+            if self._crowded:
+                # Others came while the last batch ran, and more are likely on their way. A lone caller need not wait.
+                self._changed.wait_for(lambda: self._waiting >= MAX_BATCH or self._closed, MAX_WAIT)
+            batch: list[tuple[Job, int]] = []
+            jobs = 0
+            while self._jobs and len(batch) < MAX_BATCH and not self._closed:
+                job = self._jobs.popleft()
+                jobs += 1
+                batch += [(job, place) for place in job.take(MAX_BATCH - len(batch))]
+                if job.taken < len(job.texts):
+                    self._jobs.append(job)
+            self._crowded = jobs > 1
+            self._waiting -= len(batch)
+            return batch
+
+    def _compute(self, batch: list[tuple[Job, int]]) -> None:
+        by_length = sorted(batch, key=lambda item: len(item[0].texts[item[1]]))
+        for start in range(0, len(by_length), Job.SHARE):
+            part = by_length[start : start + Job.SHARE]
+            embedded = self.embedder.embed([job.texts[place] for job, place in part])
+            for (job, place), vector, tokens in zip(part, embedded.vectors, embedded.tokens, strict=True):
+                job.vectors[place], job.tokens[place] = vector, tokens

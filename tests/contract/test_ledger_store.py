@@ -1,0 +1,242 @@
+"""One contract over both databases: SQLite in a file and a real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy import text
+
+from gateway.ledger.errors import LedgerAway, LedgerRefused
+from gateway.ledger.rollups import DAY_MS, HOUR_MS
+from gateway.ledger.store import SqlStore
+from gateway.types import LedgerEntry
+from tests.support.ledger import NOON, entry, key_record
+from tests.support.postgres import postgres_url
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    with postgres_url() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path / 'ledger.sqlite3'}"
+    address: str = request.getfixturevalue("postgres")
+    store = SqlStore(address)
+    async with store._engine.begin() as connection:
+        await connection.execute(text("DROP SCHEMA public CASCADE"))
+        await connection.execute(text("CREATE SCHEMA public"))
+    await store.close()
+    return address
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[SqlStore]:
+    made = SqlStore(url)
+    await made.migrate()
+    yield made
+    await made.close()
+
+
+async def test_a_row_comes_back_as_it_was(store: SqlStore) -> None:
+    kept = entry(
+        "r1",
+        tags=("a", "ü"),
+        similarity=0.987,
+        stream=True,
+        unpriced=True,
+        ttft_ms=12.5,
+        cost_nano=9_007_199_254_740_993,
+        difficulty=0.25,
+        detail={"targets": [{"model": "m", "why": 'say "no"'}], "score": 0.5},
+    )
+    assert await store.append([kept]) == 1
+    assert await store.get("r1") == kept
+    assert await store.get("r2") is None
+
+
+async def test_the_same_request_counts_once(store: SqlStore) -> None:
+    assert await store.append([entry("r1", cost_nano=5), entry("r1", cost_nano=7)]) == 1
+    assert await store.append([entry("r1", cost_nano=9), entry("r2", cost_nano=11)]) == 1
+    total = (await store.summary(NOON, NOON + 1))["total"]
+    assert (total["requests"], total["cost_nano"]) == (2, 16)
+    assert await store.verify() == []
+
+
+async def test_a_crashed_row_gives_way_to_the_settled_one_and_never_back(store: SqlStore) -> None:
+    crashed = entry("r1", status="crashed", cost_nano=100, ts_ms=NOON, model="", duration_ms=30_000.0)
+    settled = entry("r1", status="ok", cost_nano=40, ts_ms=NOON + HOUR_MS, duration_ms=12.0)
+    await store.append([crashed, entry("r2")])
+    assert await store.append([settled]) == 0
+    assert await store.append([crashed]) == 0
+    assert await store.get("r1") == settled
+    summary = await store.summary(NOON, NOON + 2 * HOUR_MS)
+    assert summary["total"]["requests"] == 2
+    assert summary["statuses"] == {"ok": 2}
+    assert summary["latency_ms"]["p99"] < 100
+    assert await store.verify() == []
+
+
+async def test_crashed_and_settled_in_one_batch_leave_the_settled_one(store: SqlStore) -> None:
+    settled = entry("r1", cost_nano=40)
+    assert await store.append([entry("r1", status="crashed", cost_nano=100), settled]) == 1
+    assert await store.get("r1") == settled
+    assert await store.verify() == []
+
+
+async def test_recent_rows_newest_first(store: SqlStore) -> None:
+    await store.append([entry(f"r{n}", ts_ms=NOON + n) for n in range(10)])
+    assert [row.request_id for row in await store.recent(3)] == ["r9", "r8", "r7"]
+
+
+async def test_rollups_equal_rows_whatever_came_in(store: SqlStore) -> None:
+    chance = random.Random(7)
+    entries = [_any_entry(chance, f"r{n % 700}") for n in range(1000)]
+    for start in range(0, len(entries), 90):
+        await store.append(entries[start : start + 90])
+    assert await store.verify() == []
+    rows = await store.recent(2000)
+    summary = await store.summary(min(row.ts_ms for row in rows), max(row.ts_ms for row in rows) + 1)
+    total = summary["total"]
+    assert total["requests"] == len(rows) == 700
+    assert total["cost_nano"] == sum(row.cost_nano for row in rows)
+    assert total["saved_nano"] == sum(row.saved_nano for row in rows)
+    assert sum(part["requests"] for part in summary["timeline"]) == 700
+    assert sum(row["requests"] for row in summary["by_key"]) == 700
+    assert await store.spent() == {
+        key: sum(row.cost_nano for row in rows if row.key_id == key) for key in {row.key_id for row in rows}
+    }
+
+
+def _any_entry(chance: random.Random, request_id: str) -> LedgerEntry:
+    return entry(
+        request_id,
+        ts_ms=NOON + chance.randrange(4 * DAY_MS),
+        key_id=chance.choice(["k1", "k2"]),
+        model=chance.choice(["local", "hosted"]),
+        served=chance.choice(["local", "hosted", "cache"]),
+        cache=chance.choice(["exact", "miss", "bypass"]),
+        status=chance.choice(["ok", "crashed", "error", "cancelled"]),
+        usage_source=chance.choice(["reported", "estimated"]),
+        cost_nano=chance.randrange(10**12),
+        saved_nano=chance.randrange(-(10**9), 10**9),
+        duration_ms=chance.lognormvariate(5, 2),
+        ttft_ms=chance.choice([None, chance.lognormvariate(3, 1)]),
+    )
+
+
+async def test_a_summary_covers_its_period_and_nothing_else(store: SqlStore) -> None:
+    hours = [entry(f"r{n}", ts_ms=NOON + n * HOUR_MS) for n in range(-48, 96)]
+    await store.append(hours)
+    assert (await store.summary(NOON, NOON + HOUR_MS))["total"]["requests"] == 1
+    assert (await store.summary(NOON, NOON + 3 * DAY_MS))["total"]["requests"] == 72
+    assert (await store.summary(NOON + 1, NOON + HOUR_MS + 1))["total"]["requests"] == 2
+
+
+async def test_verify_names_a_rollup_that_is_wrong(store: SqlStore) -> None:
+    await store.append([entry("r1", cost_nano=5), entry("r2", ts_ms=NOON + DAY_MS)])
+    async with store._engine.begin() as connection:
+        await connection.execute(text("UPDATE rollup_hour SET cost_nano = cost_nano + 1 WHERE cost_nano = 5"))
+        await connection.execute(text(f"DELETE FROM ledger WHERE ts_ms > {NOON}"))
+    wrong = await store.verify()
+    assert sorted(each["table"] for each in wrong) == ["rollup_day", "rollup_hour", "rollup_hour"]
+
+
+async def test_keys_are_put_replaced_and_listed(store: SqlStore) -> None:
+    first = key_record("k1", tags=["a"], budget_nano=5 * 10**9)
+    await store.put_key(first)
+    await store.put_key(key_record("k2"))
+    assert [record["id"] for record in await store.keys()] == ["k1", "k2"]
+    assert (await store.keys())[0] == first
+    await store.put_key(first | {"revoked_ms": NOON})
+    assert (await store.keys())[0]["revoked_ms"] == NOON
+
+
+async def test_a_rotated_key_has_two_definitions(store: SqlStore) -> None:
+    await store.put_key(key_record("k1", revoked_ms=NOON))
+    await store.put_key(key_record("k1", hash="f" * 64))
+    assert [record["revoked_ms"] for record in await store.keys()] == [NOON, None]
+
+
+@pytest.mark.parametrize("change", [{"colour": "blue"}, {"rpm": "many"}])
+async def test_what_is_not_a_key_is_refused(store: SqlStore, change: dict[str, Any]) -> None:
+    with pytest.raises(LedgerRefused):
+        await store.put_key(key_record("k1") | change)
+
+
+async def test_a_nul_byte_from_a_client_does_not_cost_the_row(store: SqlStore) -> None:
+    await store.append([entry("r1", end_user="a\0b", tags=("x\0",), detail={"a": "\0"})])
+    row = await store.get("r1")
+    assert row is not None
+    assert (row.end_user, row.tags, row.detail) == ("a\ufffdb", ("x\0",), {"a": "\0"})
+
+
+async def test_a_value_the_database_cannot_hold_is_refused_whole(store: SqlStore) -> None:
+    with pytest.raises(LedgerRefused):
+        await store.append([entry("r1"), entry("r2", cost_nano=2**70)])
+    assert await store.recent() == []
+    assert await store.verify() == []
+
+
+async def test_a_reader_sees_what_was_written_and_cannot_write(store: SqlStore, url: str) -> None:
+    await store.append([entry("r1")])
+    reader = SqlStore.reader(url)
+    assert await reader.get("r1") is not None
+    if url.startswith("sqlite"):
+        with pytest.raises(LedgerAway):
+            await reader.append([entry("r2")])
+    await reader.close()
+
+
+async def test_before_the_first_migration_the_ledger_is_away(url: str) -> None:
+    reader = SqlStore.reader(url)
+    with pytest.raises(LedgerAway):
+        await reader.recent()
+    await reader.close()
+
+
+async def test_migrating_again_changes_nothing(store: SqlStore) -> None:
+    await store.append([entry("r1")])
+    await store.migrate()
+    assert await store.get("r1") is not None
+
+
+async def test_the_migrations_lead_to_the_tables_the_code_uses(store: SqlStore) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    from gateway.ledger.tables import metadata
+
+    async with store._engine.connect() as connection:
+        found = await connection.run_sync(lambda sync: compare_metadata(MigrationContext.configure(sync), metadata))
+    assert found == []
+
+
+async def test_two_writers_at_once_count_each_row_once(store: SqlStore, url: str) -> None:
+    other = SqlStore(url)
+    batches = [[entry(f"r{n}-{m}") for m in range(20)] for n in range(10)]
+    new = await asyncio.gather(*(each.append(batch) for batch in batches for each in (store, other)))
+    assert sum(new) == 200
+    assert await store.verify() == []
+    await other.close()
+
+
+async def test_a_thousand_rows_take_less_than_a_tenth_of_a_second(store: SqlStore) -> None:
+    best = 9.0
+    for turn in range(5):
+        batch = [msgspec.structs.replace(_any_entry(random.Random(n), f"{turn}-{n}"), ts_ms=NOON) for n in range(1000)]
+        started = time.perf_counter()
+        await store.append(batch)
+        best = min(best, time.perf_counter() - started)
+    print(f"1,000 rows: {best * 1000:.1f} ms")
+    assert best < 0.3

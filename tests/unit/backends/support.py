@@ -1,0 +1,77 @@
+"""Requests to put to a backend, and servers that say exactly these bytes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import msgspec
+
+from gateway.types import ChatRequest, Chunk, RequestOptions
+
+
+def chat(*, stream: bool = False, options: RequestOptions | None = None, **fields: Any) -> ChatRequest:
+    """A request with this body, as the HTTP layer would hand it over."""
+    messages = fields.pop("messages", [{"role": "user", "content": "hello"}])
+    body = {"model": "auto", "messages": messages, **({"stream": True} if stream else {}), **fields}
+    return ChatRequest(
+        id="req-1",
+        model="auto",
+        messages=messages,
+        fields=msgspec.json.decode(msgspec.json.encode(body), type=dict[str, msgspec.Raw]),
+        stream=stream,
+        options=options or RequestOptions(),
+    )
+
+
+async def collect(backend: Any, request: ChatRequest, **kwargs: Any) -> list[Chunk]:
+    """Every chunk of the reply."""
+    async with aclosing(backend.chat(request, **kwargs)) as chunks:
+        return [chunk async for chunk in chunks]
+
+
+async def eventually(predicate: Callable[[], bool], *, within: float = 5) -> None:
+    """Watch until it holds. Raises TimeoutError."""
+    async with asyncio.timeout(within):
+        while not predicate():
+            await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def saying(*replies: bytes, then_close: bool = True, uds: str | None = None) -> AsyncIterator[str]:
+    """A server whose connections answer the n-th request with the n-th of these bytes; gives its base URL."""
+    remaining = list(replies)
+    writers: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        try:
+            while remaining:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+                await reader.readexactly(int(length[0].split(b":")[1]) if length else 0)
+                writer.write(remaining.pop(0))
+                await writer.drain()
+                if then_close:
+                    break
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    if uds:
+        server = await asyncio.start_unix_server(serve, uds)
+    else:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield "http://local/v1" if uds else f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    finally:
+        server.close()
+        for writer in writers:
+            writer.transport.abort()
+        await server.wait_closed()
+
+
+def http(body: bytes, *, status: str = "200 OK", head: str = "") -> bytes:
+    """A whole HTTP/1.1 reply."""
+    return f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n{head}\r\n".encode() + body
