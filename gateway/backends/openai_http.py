@@ -20,6 +20,8 @@ MAX_REPLY_BYTES = 64 << 20
 MAX_ERROR_BYTES = 1 << 20
 # After [DONE] the end of the body is as good as there; with it the connection can be used again.
 _END_GRACE_S = 0.05
+# A kept-alive connection that breaks this soon had been closed by upstream before it read the request.
+_STALE_WITHIN_S = 0.25
 # aiohttp warns of larger bodies handed over as bytes: writing them blocks the loop.
 _BYTES_AT_ONCE = 1 << 20
 
@@ -111,7 +113,7 @@ class OpenAIBackend:
                 allow_redirects=False,
             )
         except translate.FAILURES as error:
-            stale = connect.reused.get() and perf_counter() - sent < self._connect_timeout
+            stale = connect.reused.get() and perf_counter() - sent < _STALE_WITHIN_S
             raise translate.before_reply(error, stale=stale, deadline=timeout_s is not None) from error
 
     def _headers_for(self, request: ChatRequest) -> CIMultiDict[str]:

@@ -14,8 +14,9 @@ from aiohttp.http import HttpProcessingError
 from gateway.backends.wire import error_message
 from gateway.errors import UpstreamBroken, UpstreamError, UpstreamRefused, UpstreamTimeout, UpstreamUnavailable
 
-# What a call over aiohttp may raise; everything in it is translated by `before_reply` or `in_reply`.
-FAILURES = (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError)
+# What a call over aiohttp may raise; everything in it is translated by `before_reply` or `in_reply`. A session or
+# connection that was closed meanwhile (a reload) is a bare RuntimeError.
+FAILURES = (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError, RuntimeError)
 
 # Codes that decide what happens next (see `resilient`); clients may see them too.
 AUTH = "upstream_auth"  # our credential or account was rejected

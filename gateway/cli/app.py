@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -55,5 +54,5 @@ def main() -> None:
     try:
         app()
     except (ConfigError, GatewayError, RedisAway, SupervisorError, Problem) as error:
-        typer.echo(f"{Path(sys.argv[0]).name}: {error}", err=True)
+        typer.echo(f"gateway: {error}", err=True)
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""The dashboard's sign-in: a cookie signed with the admin key, good on every worker until it ends or the key changes."""
+"""The dashboard's sign-in: a cookie signed with the admin key, good on every worker until it or the key ends."""
 
 from __future__ import annotations
 

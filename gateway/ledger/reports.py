@@ -38,9 +38,10 @@ Placed = tuple[int, dict[str, str], Cell]
 
 
 def period(text: str, now_ms: int) -> tuple[int, int]:
-    """``today`` (since midnight UTC), ``24h`` or ``7d`` as ``(since_ms, until_ms)``. Raises ValueError."""
+    """``today`` (the day in UTC), ``24h`` or ``7d`` as ``(since_ms, until_ms)``. Raises ValueError."""
     if text == "today":
-        return now_ms - now_ms % DAY_MS, now_ms
+        midnight = now_ms - now_ms % DAY_MS
+        return midnight, midnight + DAY_MS
     found = _PERIOD.fullmatch(text)
     if not found:
         raise ValueError(f"'{text}' is not a period: write today, 24h or 7d")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from gateway.policy.everyday import is_everyday
 from gateway.types import Features, Score
 
 if TYPE_CHECKING:
@@ -23,28 +24,36 @@ BASE = 0.55
 NEUTRAL_QUALITY = 5
 DIAL = 0.1
 WINDOW = 1_500
+MOST_VOCABULARY = 0.3
 
 _WORD = re.compile(r"[^\W\d_]+")
 _SUM = re.compile(
     r"(?:what(?:'s| is)|how much is|calculate|compute)?\s{0,3}[0-9]{1,4}\s{0,3}"
     r"(?:[-+*/x×÷]|plus|minus|times|multiplied by|divided by|and)\s{0,3}[0-9]{1,4}\s{0,3}(?:=\s?)?\??"
 )
-_SYMBOL = re.compile(r"\b(?:[B-HJ-NP-Z](?![\w'.])|\w{0,20}[a-z][A-Z]\d|p[KH]a?\b)|[\^\\∀∃∫∑√≡≤≥↔∧∨]")
+_SYMBOL = re.compile(r"[a-z][A-Z]\d|p[KH]a?\b|(?<![\w'])[B-HJ-NP-Z](?![\w'.])|[\^\\∀∃∫∑√≡≤≥↔∧∨]")
 _OPTIONS = re.compile(r"which of the following|^\s*\(?[A-Da-d][.)] ", re.MULTILINE)
 _NUMBER = re.compile(r"\d+")
-_STEPS = re.compile(
-    r"step[ -]by[ -]step|\b(?:first|then|finally|next|respectively|assuming|suppose|given that|such that|if and only if"
-    r"|in detail|detailed|comprehensive|trade-?offs?|pros and cons|for each|as well as)\b"
-)
-_SPECIALIST = re.compile(
-    r"\w{2}(?:morphism|i[sz]ation|a?emia|uria|osis|itis|opathy|ectomy|[nlt]ase|.oid|genic|lytic|agonist|ological|ysis)s?"
-)
-
+_STEP_WORDS = {
+    "then",
+    "finally",
+    "next",
+    "respectively",
+    "assuming",
+    "suppose",
+    "detailed",
+    "comprehensive",
+    "tradeoffs",
+}
+_STEP_PHRASES = (
+    "step by step", "step-by-step", "given that", "such that", "if and only if", "in detail", "pros and cons",
+    "for each", "as well as", "trade-off",
+)  # fmt: skip
 _LOOK_UP = {
     "what", "who", "whom", "whose", "where", "when", "which", "was", "wer", "wo", "wann", "welche", "welcher",
     "welches", "quel", "quelle", "quels", "qui", "où", "quand", "combien", "qué", "cuál", "quién", "dónde",
     "cuándo", "cuánto", "cuántos", "cuántas", "qual", "quem", "onde", "quando", "quantos", "quantas", "che",
-    "chi", "dove", "quanto", "quanti", "wat", "waar", "wanneer", "hoeveel", "is", "are", "was", "were", "do",
+    "chi", "dove", "quanto", "quanti", "wat", "waar", "wanneer", "hoeveel", "is", "are", "were", "do",
     "does", "did", "can", "has", "have",
 }  # fmt: skip
 _AMOUNTS = {
@@ -72,6 +81,7 @@ _MECHANICAL = {
     "synonym", "antonym", "opposite", "repeat", "say", "sort", "convert", "extract", "classify", "joke",
     "plural", "übersetze", "traduis", "traduce", "traduci", "traduza",
 }  # fmt: skip
+_FROM_MEMORY = {"define", "name", "list"}
 _DEMANDING = {
     "prove", "proof", "disprove", "derive", "derivation", "show", "design", "architect", "architecture",
     "implement", "optimize", "optimise", "refactor", "debug", "diagnose", "diagnosis", "analyze", "analyse",
@@ -109,15 +119,15 @@ class RuleScorer:
 
 def _hard(features: Features, text: str, words: list[str]) -> dict[str, float]:
     """What speaks for a large model, each bounded."""
-    known = set(words)
+    known, lowered = set(words), text.lower()
     parts = {
         "demanding": 0.15 * min(2, len(known & _DEMANDING)),
-        "vocabulary": min(0.3, sum(map(_specialist, known))),
+        "vocabulary": _vocabulary(features, text),
         "symbols": 0.2 if _SYMBOL.search(text) else 0.0,
         "options": 0.1 if _OPTIONS.search(text) else 0.0,
         "code": 0.15 * features.code,
         "maths": 0.12 * features.maths,
-        "steps": 0.05 * min(3, len(_STEPS.findall(text.lower()))),
+        "steps": 0.05 * min(3, len(known & _STEP_WORDS) + sum(phrase in lowered for phrase in _STEP_PHRASES)),
         "constraints": 0.03 * min(5, features.constraints),
         "numbers": 0.08 if features.words > 12 and len(_NUMBER.findall(text)) > 1 else 0.0,
         "length": 0.15 if features.words > 400 else 0.1 if features.words > 120 else 0.05 * (features.words > 50),
@@ -126,12 +136,20 @@ def _hard(features: Features, text: str, words: list[str]) -> dict[str, float]:
     return {name: part for name, part in parts.items() if part}
 
 
-def _specialist(word: str) -> float:
-    if len(word) >= 14:
-        return 0.15
-    if len(word) >= 7 and _SPECIALIST.search(word) is not None:
-        return 0.1
-    return 0.06 if len(word) >= 10 else 0.0
+def _vocabulary(features: Features, text: str) -> float:
+    """0.1 for each word that is not everyday English, 0.15 for a very long one; names (capitals) do not count."""
+    if features.language not in ("en", "und"):
+        return 0.0
+    total, seen = 0.0, set()
+    for position, word in enumerate(_WORD.findall(text.lower() if text.isupper() else text)):
+        if word in seen or (position and word[0].isupper()):
+            continue
+        seen.add(word)
+        if not is_everyday(word.lower()) and word.lower() not in _MECHANICAL:
+            total += 0.15 if len(word) >= 14 else 0.1
+            if total >= MOST_VOCABULARY:
+                return MOST_VOCABULARY
+    return total
 
 
 def _easy(features: Features, text: str, words: list[str], hard: dict[str, float]) -> dict[str, float]:
@@ -147,7 +165,8 @@ def _easy(features: Features, text: str, words: list[str], hard: dict[str, float
     if count <= 6 and known & _SMALL_TALK:
         return {"small-talk": -0.45}
     if count <= 40 and not known.isdisjoint(_MECHANICAL) and not known & _MAKING - {"how", "you", "do"}:
-        return {"mechanical": -0.4 if count <= 8 else -0.35 if count <= 15 else -0.25}
+        of_the_text = 0.0 if known & _FROM_MEMORY else hard.get("vocabulary", 0.0)
+        return {"mechanical": (-0.4 if count <= 8 else -0.35 if count <= 15 else -0.25) - of_the_text}
     if _looks_up(words):
         return {"short-look-up": -0.4 if count <= 8 else -0.3 if count <= 14 else -0.15 if count <= 20 else 0.0}
     if count <= 4 and features.language == "en" and _MAKING.isdisjoint(known):

@@ -193,7 +193,9 @@ def test_a_port_in_use_is_said(tmp_path: Path) -> None:
 
 def test_a_model_that_cannot_be_had_holds_up_nothing(tmp_path: Path) -> None:
     models = [{"name": "bigger", "local": "qwen2.5-0.5b-instruct"}, *HOSTED]
-    gateway = Serving(small(tmp_path, models=models), environment(tmp_path, GATEWAY_MODELS_DIR=str(tmp_path / "models")))
+    gateway = Serving(
+        small(tmp_path, models=models), environment(tmp_path, GATEWAY_MODELS_DIR=str(tmp_path / "models"))
+    )
     assert "gateway models pull qwen2.5-0.5b-instruct" in gateway.until_line("unavailable")
     gateway.until_line("Farthing answers at")
     assert gateway.stop() == 0

@@ -101,14 +101,14 @@ function showLatency({ ttft_ms: ttft, latency_ms: latency }) {
 function showBreakdown(id, title, values) {
   const table = byId(id);
   if (!table.tHead) {
-    const heads = ["Requests", "Failed", "Spent", "Saved", "p50", "p95"];
+    const heads = { Requests: "n", Failed: "n wide", Spent: "n", Saved: "n", p50: "n wide", p95: "n wide" };
     table.append(element("thead", {}, element("tr", {}, element("th", { scope: "col" }, title),
-      ...heads.map((head) => element("th", { scope: "col", className: "n" }, head)))), element("tbody"));
+      ...Object.entries(heads).map(([head, className]) => element("th", { scope: "col", className }, head)))), element("tbody"));
   }
   rows(table.tBodies[0], values, (row) => row.name, (row) => element("tr", {},
     element("th", { scope: "row" }, row.name || "(none)"),
-    cell(number(row.requests), "n"), cell(number(row.errors), row.errors ? "n bad" : "n"), cell(usd(row.cost_usd), "n"),
-    cell(usd(row.saved_usd), "n"), cell(duration(row.latency_ms.p50), "n"), cell(duration(row.latency_ms.p95), "n")));
+    cell(number(row.requests), "n"), cell(number(row.errors), row.errors ? "n wide bad" : "n wide"), cell(usd(row.cost_usd), "n"),
+    cell(usd(row.saved_usd), "n"), cell(duration(row.latency_ms.p50), "n wide"), cell(duration(row.latency_ms.p95), "n wide")));
 }
 
 function showTimeline({ timeline, step_ms: step }) {
@@ -154,14 +154,15 @@ function showRecent(values) {
     const status = cell(row.status, row.status === "ok" ? "" : "bad wrap");
     if (row.error) status.append(element("span", { className: "why" }, row.error.slice(0, 120)));
     if (row.degraded) status.append(element("span", { className: "why" }, `degraded: ${row.degraded.slice(0, 120)}`));
-    const owner = cell("", "wrap");
-    owner.append(element("span", { className: "why" }, row.key_id),
+    const owner = cell("", "owner wide");
+    owner.append(element("code", {}, row.key_id),
       ...row.tags.slice(0, 8).map((tag) => element("span", { className: "tag" }, tag.slice(0, 60))));
-    return element("tr", {}, element("td", {}, time), element("td", {}, link), cell(row.rule || "–", "wrap"), cell(row.model || "–", "wrap"),
-      element("td", {}, element("span", { className: `badge ${row.served}` }, by)), status,
-      cell(`${number(row.prompt_tokens)} + ${number(row.completion_tokens)}`, "n"), cell(duration(row.ttft_ms), "n"),
-      cell(duration(row.duration_ms), "n"), cell(row.unpriced ? "no price" : usd(row.cost_usd) + (row.usage_source === "estimated" ? " est." : ""), "n"),
-      cell(usd(row.saved_usd), "n"), owner);
+    const guess = row.usage_source === "estimated" ? " est." : "";
+    return element("tr", {}, element("td", {}, time), element("td", {}, link), cell(row.rule || "–", "wrap wide"),
+      cell(row.model || "–", "wrap"), element("td", {}, element("span", { className: `badge ${row.served}` }, by)), status,
+      cell(`${number(row.prompt_tokens)} + ${number(row.completion_tokens)}`, "n wide"), cell(duration(row.ttft_ms), "n wide"),
+      cell(duration(row.duration_ms), "n wide"), cell(row.unpriced ? "no price" : usd(row.cost_usd) + guess, "n"),
+      cell(usd(row.saved_usd), "n wide"), owner);
   });
 }
 

@@ -39,7 +39,10 @@ async def eventually(predicate: Callable[[], bool], *, within: float = 5) -> Non
 
 @asynccontextmanager
 async def saying(*replies: bytes, then_close: bool = True, uds: str | None = None) -> AsyncIterator[str]:
-    """A server whose connections answer the n-th request with the n-th of these bytes; gives its base URL."""
+    """A server whose connections answer the n-th request with the n-th of these bytes (none: it hangs up).
+
+    Gives its base URL.
+    """
     remaining = list(replies)
     writers: list[asyncio.StreamWriter] = []
 
@@ -50,11 +53,12 @@ async def saying(*replies: bytes, then_close: bool = True, uds: str | None = Non
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
                 await reader.readexactly(int(length[0].split(b":")[1]) if length else 0)
-                writer.write(remaining.pop(0))
+                reply = remaining.pop(0)
+                writer.write(reply)
                 await writer.drain()
-                if then_close:
+                if then_close or not reply:
                     break
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
             writer.close()

@@ -138,7 +138,7 @@ async def test_what_may_have_been_billed_is_reserved_again_first(up: Upstream, t
         assert name == "big"
         reserved.append(up.total)
 
-    up.enqueue(Plan(status=500), Plan(drop_connect=True))
+    up.enqueue(Plan(status=500, headers={"connection": "close"}), Plan(drop_connect=True))
     await collect(target, chat(), watch=Watch(before_retry=reserve))
     assert reserved == [2]
 

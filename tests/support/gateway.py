@@ -1,0 +1,136 @@
+"""A worker in this process: the real application under real uvicorn on loopback, with a real Redis beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+import yaml
+
+from gateway.config import load
+from gateway.http.worker import build_runtime, server_config
+from gateway.runtime import Runtime
+from gateway.types import LedgerEntry
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import until
+
+ADMIN = "admin-secret-for-tests"
+LOCAL_PRICE = {"usd_per_hour": 0.04}
+PRICE = {"input": 2.5, "output": 10, "cached_input": 1.25}
+EVERYTHING_BIG = {"name": "default", "baseline": "big", "rules": [{"name": "all", "use": ["big"]}]}
+
+
+def hosted(name: str, base_url: str, **more: Any) -> dict[str, Any]:
+    """An openai_compatible target with a price."""
+    return {
+        "name": name,
+        "provider": "openai_compatible",
+        "base_url": base_url,
+        "api_key": "${BIG_KEY}",
+        "price": PRICE,
+        "max_retries": 0,
+        **more,
+    }
+
+
+def local(name: str, base_url: str, **more: Any) -> dict[str, Any]:
+    """A local model that is served behind a URL."""
+    return {"name": name, "local": "smollm2-135m-instruct", "url": base_url, **LOCAL_PRICE, **more}
+
+
+class Gateway:
+    """What a test holds: where it answers, and its inside."""
+
+    def __init__(self, url: str, runtime: Runtime, redis: RedisServer, folder: Path) -> None:
+        self.url, self.runtime, self.redis, self.folder = url, runtime, redis, folder
+        self.base_url = f"{url}/v1"
+        self.http = httpx.AsyncClient(base_url=url, timeout=30.0)
+
+    async def chat(self, prompt: str = "hello", *, key: str = "", headers: Mapping[str, str] | None = None, **body: Any) -> Any:
+        """POST a chat completion; the httpx response."""
+        given = dict(headers or {})
+        if key:
+            given["authorization"] = f"Bearer {key}"
+        content = {"model": "auto", "messages": [{"role": "user", "content": prompt}], **body}
+        return await self.http.post("/v1/chat/completions", json=content, headers=given)
+
+    async def key(self, name: str = "test", **limits: Any) -> str:
+        """A fresh API key."""
+        reply = await self.admin("POST", "/admin/keys", json={"name": name, **limits})
+        assert reply.status_code == 201, reply.text
+        return str(reply.json()["key"])
+
+    async def admin(self, method: str, path: str, **more: Any) -> httpx.Response:
+        return await self.http.request(method, path, headers={"authorization": f"Bearer {ADMIN}"}, **more)
+
+    async def rows(self, count: int) -> list[LedgerEntry]:
+        """All rows on the ledger stream, once there are ``count``."""
+        import msgspec
+
+        async def enough() -> bool:
+            return int(await self.runtime.redis.xlen(self.runtime.keys.ledger)) >= count
+
+        with contextlib.suppress(TimeoutError):
+            await until(enough, within_s=5)
+        messages: Any = await self.runtime.redis.xrange(self.runtime.keys.ledger)
+        rows = [msgspec.json.decode(fields[b"e"], type=LedgerEntry) for _, fields in messages if b"e" in fields]
+        assert len(rows) == count, [row.request_id for row in rows]
+        return rows
+
+
+def write_policies(folder: Path, policies: Sequence[Mapping[str, Any]]) -> None:
+    (folder / "policies").mkdir(exist_ok=True)
+    for policy in policies:
+        (folder / "policies" / f"{policy['name']}.yaml").write_text(yaml.safe_dump(dict(policy)))
+
+
+@contextlib.asynccontextmanager
+async def gateway(
+    folder: Path,
+    models: Sequence[Mapping[str, Any]],
+    policies: Sequence[Mapping[str, Any]] = (EVERYTHING_BIG,),
+    *,
+    env: Mapping[str, str] | None = None,
+    **sections: Any,
+) -> AsyncIterator[Gateway]:
+    """A gateway over these models and policies; the embedder is off unless a section says otherwise."""
+    config = {
+        "data_dir": str(folder / "data"),
+        "redis": {"url": f"unix://{folder}/redis.sock"},
+        "embedder": {"enabled": False},
+        "models": [dict(model) for model in models],
+        **sections,
+    }
+    (folder / "gateway.yaml").write_text(yaml.safe_dump(config))
+    write_policies(folder, policies)
+    surroundings = {"GATEWAY_ADMIN_KEY": ADMIN, "BIG_KEY": "upstream-secret", **(env or {})}
+    redis = RedisServer(folder).start()
+    try:
+        settings = load(folder / "gateway.yaml", surroundings)
+        async with serving(build_runtime(settings)) as (url, runtime):
+            under_test = Gateway(url, runtime, redis, folder)
+            async with under_test.http:
+                yield under_test
+    finally:
+        redis.kill()
+
+
+@contextlib.asynccontextmanager
+async def serving(runtime: Runtime) -> AsyncIterator[tuple[str, Runtime]]:
+    """Uvicorn on this loop, on a free port."""
+    listening = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    server = uvicorn.Server(server_config(runtime, loop="none"))
+    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    task = asyncio.create_task(server.serve(sockets=[listening]))
+    await until(lambda: server.started or task.done())
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", runtime
+    finally:
+        server.should_exit = True
+        await task
