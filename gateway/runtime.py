@@ -151,7 +151,7 @@ class Runtime:
         self.ring.forget()
         self.semantic.apply({b"purge": b""})
         prefix = self.keys.vectors("").encode()
-        async for name in self.redis.scan_iter(match=prefix.replace(b"{", b"[{]") + b"*", count=1000):
+        async for name in self.redis.scan_iter(match=prefix + b"*", count=1000):
             rows: Any = await self.redis.hgetall(name)
             self.semantic.load(bytes(name).removeprefix(prefix).decode(), rows)
         return bytes(newest[0][0]) if newest else b"0-0"

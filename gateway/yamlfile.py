@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 import yaml
+from msgspec import inspect
 
 from gateway.errors import ConfigError
 
@@ -32,6 +35,8 @@ class Document:
             raise ConfigError(f"not valid YAML: {reason}", file=file, line=mark.line + 1 if mark else 0) from None
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"not valid YAML: {error}", file=file) from None
+        for key in _repeated(self._root):
+            raise ConfigError(f"the key '{key.value}' stands here twice", file=file, line=key.start_mark.line + 1)
 
     @classmethod
     def read(cls, path: Path) -> Document:
@@ -80,4 +85,53 @@ class Document:
         reason = message[: found.start()] if found else message
         unknown = _UNKNOWN.search(reason)
         key = unknown["name"] if unknown else None
-        return self.error(f"unknown key '{key}'" if key else reason, path, key)
+        if key:
+            reason = f"unknown key '{key}'{did_you_mean(key, _keys_at(type_, path))}"
+        return self.error(reason, path, key)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)``, or nothing where no known name is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def _repeated(root: yaml.Node | None) -> Iterator[yaml.Node]:
+    """Keys that a mapping has twice, of which YAML's loader would silently keep the last."""
+    waiting, seen = [root], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        if isinstance(node, yaml.MappingNode):
+            names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            yield from (key for index, (key, _) in enumerate(node.value) if key.value in names[:index])
+            waiting += [value for _, value in node.value]
+
+
+def _keys_at(type_: type[Any], path: str) -> list[str]:
+    """The keys that the struct at ``path`` knows."""
+    nodes: list[inspect.Type] = [inspect.type_info(type_)]
+    for step in _STEP.finditer(path):
+        nodes = [child for node in nodes for child in _children(node, step["key"])]
+    return [field.encode_name for node in nodes for struct in _plain(node) for field in _fields(struct)]
+
+
+def _plain(node: inspect.Type) -> Iterable[inspect.Type]:
+    return node.types if isinstance(node, inspect.UnionType) else (node,)
+
+
+def _fields(node: inspect.Type) -> Iterable[inspect.Field]:
+    return node.fields if isinstance(node, inspect.StructType) else ()
+
+
+def _children(node: inspect.Type, key: str | None) -> Iterator[inspect.Type]:
+    for plain in _plain(node):
+        yield from (field.type for field in _fields(plain) if field.encode_name == key)
+        if isinstance(plain, inspect.VarTupleType | inspect.ListType):
+            yield plain.item_type
+        if isinstance(plain, inspect.DictType):
+            yield plain.value_type

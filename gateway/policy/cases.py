@@ -1,4 +1,4 @@
-"""``policies/cases/*.yaml``: requests and the decisions they must get, run by ``gateway check`` and before every reload.
+"""``policies/cases/*.yaml``: requests and the decisions they must get. `gateway check` and every reload run them.
 
 A file states its policy and the models it assumes; each case runs against those, whatever gateway.yaml says, with the
 rule-based scorer and nothing called. What ``expect`` does not name may be anything.

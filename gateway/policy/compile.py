@@ -6,7 +6,6 @@ fails there would fail in service and is refused with file and line.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,9 +19,9 @@ from gateway.policy.model import Policy, Rule
 from gateway.policy.samples import SAMPLES
 from gateway.pricing import PriceBook
 from gateway.types import Features
-from gateway.yamlfile import Document
+from gateway.yamlfile import Document, did_you_mean
 
-__all__ = ["CompiledPolicy", "compile_policy", "did_you_mean", "policy_hash", "unmetered"]
+__all__ = ["CompiledPolicy", "compile_policy", "policy_hash", "unmetered"]
 
 FEATURES = tuple(field for field in Features.__struct_fields__ if field != "last_user_text")
 SCORED = ("difficulty",)
@@ -128,12 +127,6 @@ def _dry_run(expression: Expression, document: Document, path: str) -> None:
 def _short(error: Exception) -> str:
     """The first sentence of a CEL error."""
     return str(error).splitlines()[0].split(". ")[0].removesuffix(".")
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)``, or nothing where no known name is near."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" (did you mean '{near[0]}'?)" if near else ""
 
 
 def _warnings(
