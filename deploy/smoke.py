@@ -44,7 +44,7 @@ def parse(text: str) -> list[list[Step]]:
     """The steps of each stage. Comments go, continued lines are joined."""
     lines = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
     stages: list[list[Step]] = []
-    for line in re.sub(r"\\\n\s*", " ", lines).splitlines():
+    for line in re.sub(r"\s*\\\n\s*", " ", lines).splitlines():
         name, _, rest = line.strip().partition(" ")
         if name == "FROM":
             stages.append([])

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -105,7 +106,7 @@ class KeyStore:
     def __init__(self, redis: Redis, keys: Keys | None = None) -> None:
         self._redis, self._keys = redis, keys or Keys()
 
-    async def create(self, name: str, **limits: Any) -> dict[str, Any]:
+    async def create(self, name: str, /, **limits: Any) -> dict[str, Any]:
         """Make a key; the reply holds it as ``key``, this once.
 
         Raises:
@@ -127,7 +128,7 @@ class KeyStore:
             rpm=wanted.rpm,
             tpm=wanted.tpm,
             concurrency=wanted.concurrency,
-            budget_nano=None if wanted.budget_usd is None else round(wanted.budget_usd * NANO),
+            budget_nano=None if wanted.budget_usd is None else _nano(wanted.budget_usd),
             expires_ms=expires,
         )
         await self._put(record)
@@ -138,16 +139,21 @@ class KeyStore:
         return [public(record) for record in await self._records()]
 
     async def rotate(self, key_id: str, overlap_s: float = 0.0) -> dict[str, Any]:
-        """A new key with the same id, limits and budget; the old one works for ``overlap_s`` more seconds.
+        """A new key with the same id, limits, budget and end; the old one works for ``overlap_s`` more seconds at most.
 
         Raises:
-            NotFound
+            NotFound: no such key, or none that is still good.
         """
-        old = await self._find(key_id)
         now = int(time.time() * 1000)
-        key, fresh = self._new(old.id, now)
-        fresh = msgspec.structs.replace(old, hash=fresh.hash, prefix=fresh.prefix, created_ms=now)
-        ended: dict[str, Any] = {"expires_ms": now + int(overlap_s * 1000)} if overlap_s else {"revoked_ms": now}
+        old = (await self._find(key_id))[0]
+        if not old.usable(now):
+            raise NotFound(f"the API key with id '{key_id}' is expired or revoked")
+        key, fresh = self._new(old.id, max(now, old.created_ms + 1))
+        fresh = msgspec.structs.replace(old, hash=fresh.hash, prefix=fresh.prefix, created_ms=fresh.created_ms)
+        ended: dict[str, Any] = {"revoked_ms": now}
+        if overlap_s:
+            end = now + int(overlap_s * 1000)
+            ended = {"expires_ms": end if old.expires_ms is None else min(end, old.expires_ms)}
         await self._put(msgspec.structs.replace(old, **ended))
         await self._put(fresh)
         return {"key": key, **public(fresh)}
@@ -158,12 +164,12 @@ class KeyStore:
         Raises:
             NotFound
         """
-        await self._find(key_id)
+        found = await self._find(key_id)
         now = int(time.time() * 1000)
-        for record in [one for one in await self._records() if one.id == key_id and one.revoked_ms is None]:
-            record = msgspec.structs.replace(record, revoked_ms=now)
+        revoked = [msgspec.structs.replace(one, revoked_ms=one.revoked_ms or now) for one in found]
+        for record in revoked:
             await self._put(record)
-        return public(record)
+        return public(revoked[0])
 
     @staticmethod
     def _new(key_id: str, now_ms: int) -> tuple[str, KeyRecord]:
@@ -183,12 +189,17 @@ class KeyStore:
         records = [msgspec.json.decode(value, type=KeyRecord) for value in raw]
         return sorted(records, key=lambda record: record.created_ms, reverse=True)
 
-    async def _find(self, key_id: str) -> KeyRecord:
+    async def _find(self, key_id: str) -> Records:
+        """Every definition under an id, the newest first."""
         found = [record for record in await self._records() if record.id == key_id]
         if not found:
             raise NotFound(f"no API key with id '{key_id}'")
-        live = [record for record in found if record.revoked_ms is None]
-        return (live or found)[0]
+        return found
+
+
+def _nano(usd: float) -> int:
+    """Dollars as they were written to nano-dollars: a product of floats is off by some above $9 million."""
+    return int((Decimal(str(usd)) * NANO).to_integral_value())
 
 
 def public(record: KeyRecord) -> dict[str, Any]:
@@ -206,6 +217,7 @@ class KeyRing:
     def __init__(self, link: RedisLink, keys: Keys) -> None:
         self._link, self._keys = link, keys
         self._copies: OrderedDict[str, KeyRecord] = OrderedDict()
+        self._forgotten = 0
 
     async def principal(self, token: str) -> Principal:
         """The principal of an ``fg-`` key. One Redis trip for a key this worker has not seen.
@@ -221,17 +233,20 @@ class KeyRing:
         return record.principal()
 
     async def _fetch(self, digest: str) -> KeyRecord | None:
+        before = self._forgotten
         value = await self._link.call("HGET", self._keys.api_keys, digest)
         if value is None:
             return None
         record = msgspec.json.decode(value, type=KeyRecord)
-        self._copies[digest] = record
+        if before == self._forgotten:  # else the answer may be older than an event that has been followed
+            self._copies[digest] = record
         while len(self._copies) > _COPIES_MAX:
             self._copies.popitem(last=False)
         return record
 
     def forget(self, digest: str | None = None) -> None:
         """Drop one copy, or all of them (after events may have been missed)."""
+        self._forgotten += 1
         if digest is None:
             self._copies.clear()
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
 import os
 import re
@@ -174,10 +175,15 @@ def _settings(config: GatewayConfig, file: str, env: dict[str, str], warnings: t
 
 
 def packaged_policies() -> Path:
-    """The policies that are installed with the package."""
-    import farthing_policies
-
-    return Path(next(iter(farthing_policies.__path__)))
+    """The policies that come with the package: beside it in a checkout, a package of data where it is installed."""
+    beside = Path(__file__).resolve().parents[1] / "policies"
+    if (beside / "default.yaml").is_file():
+        return beside
+    spec = importlib.util.find_spec("farthing_policies")
+    found = spec.submodule_search_locations if spec else None
+    if not found:
+        raise ConfigError("the packaged policies are missing: install farthing-gateway again, or set policies.dir")
+    return Path(next(iter(found)))
 
 
 def _absolute(path: str, base: Path) -> Path:

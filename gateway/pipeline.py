@@ -111,6 +111,10 @@ class Pipeline:
         except asyncio.CancelledError:
             self._leave(view, visit)
             raise
+        except Exception as bug:  # whatever went wrong, an admitted request has its row and gives back what it holds
+            visit.fail("error", 500, f"internal_error: {type(bug).__name__}")
+            self._settle(view, visit)
+            raise
 
     def _enter(self, view: View, request: ChatRequest, principal: Principal) -> Visit:
         """Steps 2 and 3: features, then the gate."""
@@ -164,7 +168,8 @@ class Pipeline:
             return CacheHit(entry=entry, tier="exact")
         if not visit.policy.policy.cache.semantic or (visit.local_only and not view.embedder_local):
             return None
-        return await self.semantic.recall(visit.context)
+        hit, visit.vector = await self.semantic.recall(visit.context)
+        return hit
 
     def _decide(self, view: View, visit: Visit) -> Decision:
         """Step 6, and what an exhausted budget leaves of it."""
@@ -259,8 +264,9 @@ class Pipeline:
         except UpstreamBroken as error:
             visit.fail("incomplete", 200, f"{error.code}: {error.message}")
             yield msgspec.json.encode(error.body())
-            self._settle(view, visit)
-            return
+        except Exception as bug:  # as in `answer`: the row tells the truth, whatever went wrong
+            visit.fail("incomplete", 500, f"internal_error: {type(bug).__name__}")
+            raise
         self._settle(view, visit)
 
     def _replay(self, view: View, visit: Visit, hit: CacheHit) -> Reply:
@@ -311,7 +317,7 @@ class Pipeline:
         self.metrics.observe(entry)
         await self.books.settle(visit, entry, store)
         if store is not None and visit.context and self._learns(view, visit):
-            await self.semantic.remember(visit.context)
+            await self.semantic.remember(visit.context, visit.vector)
 
     def _learns(self, view: View, visit: Visit) -> bool:
         return visit.policy.policy.cache.semantic and (view.embedder_local or not visit.local_only)

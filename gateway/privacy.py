@@ -27,7 +27,7 @@ _ASSIGNED = (
     ("secret", re.compile("secret" + _VALUE)),
     ("api", re.compile("api[_-]?key" + _VALUE)),
 )
-_NUMBER = re.compile(r"[+(0-9][0-9 ()./-]{4,100}[0-9]")
+_NUMBER = re.compile(r"[0-9][0-9 ()./-]{4,100}[0-9]")
 _SEPARATORS = str.maketrans("", "", "+() ./-")
 _SSN = re.compile(r"(?<![0-9-])(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4}(?![0-9-])")
 _CPF = re.compile(r"(?<![0-9.])[0-9]{3}\.[0-9]{3}\.[0-9]{3}-[0-9]{2}(?![0-9])")
@@ -39,8 +39,8 @@ _NINO = re.compile(r"[A-CEGHJ-PR-TW-Z]{2} ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D](?
 _DOMAIN = re.compile(r"@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?!\w)")
 _PHONE = re.compile(
     r"\+[0-9][0-9 ()./-]{6,20}[0-9]"
-    r"|(?<![0-9./-])(?:\(?[0-9]{3}\)?[ .-][0-9]{3}[ .-][0-9]{4}"
-    r"|\(?0[0-9]{1,4}\)?[ /-][0-9][0-9 /-]{4,13}[0-9])(?![0-9])"
+    r"|(?<![0-9./-])(?<![0-9] )(?:\(?[0-9]{3}\)?[ .-][0-9]{3}[ .-][0-9]{4}"
+    r"|\(?0[1-9][0-9]{0,3}\)?[ /-][0-9][0-9 /-]{4,13}[0-9])(?![0-9])"
 )
 _IBAN_LENGTHS = {
     "AD": 24, "AE": 23, "AT": 20, "BE": 16, "BG": 22, "BR": 29, "CH": 21, "CY": 28, "CZ": 24, "DE": 22, "DK": 18,
@@ -98,7 +98,7 @@ def _has_email(text: str) -> bool:
 def _numbers(text: str) -> str:
     """``card``, ``id`` or ``phone`` among the long numbers of a text; ``unknown`` where they are too many."""
     found = list(islice(_NUMBER.finditer(text), MOST_NUMBERS))
-    classes = {_number(written) for written in {number[0] for number in found}}
+    classes = {_number(written) for written in {_with_sign(text, number) for number in found}}
     if "card" in classes:
         return "card"
     around = (text[max(0, number.start() - 12) : number.start() + 40] for number in found)
@@ -107,6 +107,12 @@ def _numbers(text: str) -> str:
     if "phone" in classes:
         return "phone"
     return "unknown" if len(found) == MOST_NUMBERS else ""
+
+
+def _with_sign(text: str, number: re.Match[str]) -> str:
+    """A number with the plus or the bracket it begins with."""
+    start = number.start()
+    return text[start - 1 : number.end()] if text[start - 1 : start] in ("+", "(") else number[0]
 
 
 def _number(written: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import ssl
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 _PENDING_MAX = 20_000
-_AWAY = ("LOADING", "OOM", "READONLY", "MISCONF", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "BUSY")
+# At the start of a reply, or behind a "-" where Redis 6.2 quotes the error of a command inside a script.
+_AWAY = re.compile(r"(?:^|.* -)(?:LOADING|OOM|READONLY|MISCONF|MASTERDOWN|CLUSTERDOWN|NOREPLICAS|BUSY)\b")
 
 
 class Keys:
@@ -176,11 +178,13 @@ class RedisLink:
             hiredis.ReplyError: the command itself was wrong (a bug).
         """
         connection = self._connection
-        if connection is None or len(connection.pending) >= _PENDING_MAX:
-            raise RedisAway("not connected" if connection is None else "too many commands pending")
+        if connection is None or connection.lost.done():
+            raise RedisAway("not connected")
+        if len(connection.pending) >= _PENDING_MAX:
+            raise RedisAway("too many commands pending")
         reply = await connection.send(args)
         if isinstance(reply, hiredis.ReplyError):
-            if str(reply).startswith(_AWAY):
+            if _AWAY.match(str(reply)):
                 raise RedisAway(str(reply))
             raise reply
         return reply
@@ -231,17 +235,24 @@ class RedisLink:
             context = ssl.create_default_context() if self._secure else None
             host, port = where.get("host", "localhost"), where.get("port", 6379)
             _, connection = await loop.create_connection(_Connection, host, port, ssl=context)
+        try:
+            await self._greet(connection)
+        except BaseException:  # also where it takes too long and is cancelled: a socket a try would pile up
+            connection.abort()
+            raise
+        return connection
+
+    async def _greet(self, connection: _Connection) -> None:
+        where = self._where
         if password := where.get("password"):
             user = [where["username"]] if where.get("username") else []
             await self._expect_ok(connection, "AUTH", *user, password)
         if db := where.get("db"):
             await self._expect_ok(connection, "SELECT", str(db))
         await self._expect_ok(connection, "PING")
-        return connection
 
     @staticmethod
     async def _expect_ok(connection: _Connection, *args: str) -> None:
         reply = await connection.send(args)
         if isinstance(reply, hiredis.ReplyError):
-            connection.abort()
             raise RedisAway(str(reply))

@@ -32,7 +32,7 @@ def with_costs(body: bytes, bill: Bill, usage: Usage) -> bytes:
     """A plain body or a usage event with ``cost_usd`` and ``saved_usd`` in its usage; all other bytes as they came."""
     fields = _fields.decode(body)
     held = fields.get("usage")
-    if held is None or bytes(held) == b"null":
+    if held is None or not bytes(held).startswith(b"{"):
         inner: dict[str, msgspec.Raw] = {
             key: msgspec.Raw(msgspec.json.encode(value)) for key, value in usage_object(usage).items()
         }

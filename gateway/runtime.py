@@ -19,7 +19,8 @@ from gateway.auth import KeyRing
 from gateway.books import Books
 from gateway.budget.spool import Spool
 from gateway.cache.semantic import SemanticCache
-from gateway.errors import RedisAway
+from gateway.errors import Overloaded, RedisAway
+from gateway.ledger.errors import LedgerAway
 from gateway.ledger.where import ledger_url
 from gateway.pipeline import Pipeline
 from gateway.redis_io import Keys, RedisLink, client, redis_url
@@ -38,6 +39,9 @@ _RECENT_MAX = 2_000
 _HEARTBEAT_S = 2.0
 _ALIVE_MS = 6_000
 _TAIL = 2_000
+_BLOCK_MS = 2_000
+# Above _BLOCK_MS: a network that only drops would else leave this worker deaf to revocations for ever.
+_SOCKET_TIMEOUT_S = 4.0
 _log = log.get(__name__)
 
 
@@ -50,7 +54,7 @@ class Runtime:
         self.keys = Keys()
         url = redis_url(view.settings)
         self.link = RedisLink(url)
-        self.redis: Redis = client(url)
+        self.redis: Redis = client(url, socket_timeout=_SOCKET_TIMEOUT_S)
         self.ring = KeyRing(self.link, self.keys)
         self.embedder = embedder
         self.semantic = SemanticCache(self.link, self.keys, embedder)
@@ -99,11 +103,24 @@ class Runtime:
         return self._store
 
     async def find(self, request_id: str) -> LedgerEntry | None:
-        """A settled request of any worker: from this one's memory, from SQL, or still on its way there."""
+        """A settled request of any worker: from this one's memory, from SQL, or still on its way there.
+
+        Raises:
+            Overloaded: it may be in the ledger, which cannot be read now.
+        """
         if (entry := self._recent.get(request_id)) is not None:
             return entry
-        if (entry := await (await self.store()).get(request_id)) is not None:
-            return entry
+        try:
+            entry, away = await (await self.store()).get(request_id), False
+        except LedgerAway:
+            entry, away = None, True
+        entry = entry or await self._on_its_way(request_id)
+        if entry is None and away:
+            raise Overloaded("the ledger cannot be read at the moment", code="ledger_unavailable", retry_after=1.0)
+        return entry
+
+    async def _on_its_way(self, request_id: str) -> LedgerEntry | None:
+        """A row that is in the stream and not yet in SQL."""
         try:
             messages: Any = await self.redis.xrevrange(self.keys.ledger, count=_TAIL)
         except (RedisError, OSError):
@@ -144,6 +161,11 @@ class Runtime:
                     last = await self._next(last)
             except (RedisError, OSError):
                 await asyncio.sleep(0.3)
+            except (
+                Exception
+            ):  # the task's edge: an event that cannot be applied must not end the following of revocations
+                _log.exception("an event could not be applied")
+                await asyncio.sleep(0.3)
 
     async def _catch_up(self) -> bytes:
         """From scratch, since events may have been missed: forget the keys, rebuild the index."""
@@ -157,7 +179,7 @@ class Runtime:
         return bytes(newest[0][0]) if newest else b"0-0"
 
     async def _next(self, last: bytes) -> bytes:
-        reply: Any = await self.redis.xread({self.keys.events: last}, count=500, block=2000)
+        reply: Any = await self.redis.xread({self.keys.events: last}, count=500, block=_BLOCK_MS)
         for _, messages in reply or ():
             for message_id, event in messages:
                 last = message_id

@@ -28,6 +28,7 @@ from gateway.types import (
 
 if TYPE_CHECKING:
     from gateway.budget.limits import Admission
+    from gateway.cache.index import Vector
     from gateway.cache.keys import CacheContext
     from gateway.policy.compile import CompiledPolicy
     from gateway.pricing import PriceBook
@@ -48,6 +49,7 @@ class Visit:
         self.cache: CacheTier = "bypass"
         self.hit: CacheHit | None = None
         self.decision: Decision | None = None
+        self.vector: Vector | None = None
         self.local_only = False
         self.store = False
         self.model = ""

@@ -121,7 +121,8 @@ def _keys_at(type_: type[Any], path: str) -> list[str]:
 
 
 def _plain(node: inspect.Type) -> Iterable[inspect.Type]:
-    return node.types if isinstance(node, inspect.UnionType) else (node,)
+    bare = node.type if isinstance(node, inspect.Metadata) else node
+    return bare.types if isinstance(bare, inspect.UnionType) else (bare,)
 
 
 def _fields(node: inspect.Type) -> Iterable[inspect.Field]:

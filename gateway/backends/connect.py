@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 from weakref import WeakSet
@@ -15,6 +16,8 @@ from aiohttp.tracing import Trace
 
 # Whether the connection the current task was given last had been used before.
 reused: ContextVar[bool] = ContextVar("reused", default=False)
+
+SocketFactory = Callable[[tuple[Any, ...]], socket.socket]
 
 _KEEPALIVE_IDLE_S, _KEEPALIVE_INTERVAL_S = 15, 5
 _CEIL_THRESHOLD_S = 120
@@ -31,7 +34,7 @@ def open_session(*, uds: str | None, connect_timeout: float, timeout: aiohttp.Cl
     The pool has no limit: how many requests run at once is decided at admission, and a wait here would count as one
     for the connection.
     """
-    connector = _Unix(uds, limit=0) if uds else _Tcp(limit=0, socket_factory=_socket_factory(connect_timeout))
+    connector = _Unix(uds, limit=0) if uds else _Tcp(limit=0, socket_factory=socket_factory(connect_timeout))
     return aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -54,7 +57,8 @@ async def reach(url: str, *, uds: str | None, connect_timeout: float) -> bool:
             return True  # something is there, if no HTTP server
 
 
-def _socket_factory(connect_timeout: float) -> Any:
+def socket_factory(connect_timeout: float) -> SocketFactory:
+    """What makes sockets for aiohttp that give up on a peer silent for ``connect_timeout`` seconds."""
     options = [
         (socket.IPPROTO_TCP, "TCP_NODELAY", 1),
         # Data not acknowledged within the connect bound end the connection (RFC 5482), so that a kept-alive

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Literal
@@ -32,6 +33,8 @@ _CODES = {
     "ContextWindowExceededError": "context_length_exceeded",
     "ContentPolicyViolationError": "content_policy_violation",
 }
+_PREFIX = re.compile(r"^(litellm\.\w+: )+(\w+ - )?")
+_LONGEST_MESSAGE = 500
 # Names, in aiohttp and httpx, of what says that no connection came about.
 _CONNECT_TIMEOUT = frozenset({"ConnectTimeout", "ConnectionTimeoutError"})
 _NO_CONNECTION = frozenset({"ConnectError", "ClientConnectorError"})
@@ -43,10 +46,8 @@ def translated(error: Exception) -> UpstreamError:
     kind = next((KINDS[name] for name in names if name in KINDS), "unavailable")
     status = getattr(error, "status_code", None)
     status = status if isinstance(status, int) and status >= 400 else None
-    causes = {cls.__name__ for cause in _chain(error) for cls in type(cause).__mro__}
-    if kind in ("unavailable", "timeout") and causes & (_CONNECT_TIMEOUT | _NO_CONNECTION):
-        code = translate.UNREACHABLE if causes & _CONNECT_TIMEOUT else None
-        return UpstreamUnavailable("upstream cannot be reached", connect=True, code=code)
+    if kind in ("unavailable", "timeout") and (away := _away(error)):
+        return away
     if kind == "timeout":
         return UpstreamTimeout("upstream did not answer in time")
     if kind == "broken":
@@ -62,14 +63,26 @@ def translated(error: Exception) -> UpstreamError:
     return UpstreamUnavailable(said(error), upstream_status=_answered(error, status), retry_after=_retry_after(error))
 
 
+def _away(error: Exception) -> UpstreamUnavailable | None:
+    chain = list(_chain(error))
+    causes = {cls.__name__ for cause in chain for cls in type(cause).__mro__}
+    swallowed = bool(causes & _CONNECT_TIMEOUT) or any(translate.swallowed(cause) for cause in chain)
+    connect = bool(causes & (_CONNECT_TIMEOUT | _NO_CONNECTION))
+    if not swallowed and not connect:
+        return None
+    code = translate.UNREACHABLE if swallowed else None
+    return UpstreamUnavailable("upstream cannot be reached", connect=connect, code=code)
+
+
 def said(error: Exception) -> str:
-    """Upstream's own words, which litellm quotes as JSON behind its class names; else all of them."""
+    """Upstream's own words, which litellm quotes as JSON behind its class names; else litellm's first line."""
     text = str(error)
     with suppress(ValueError):
         value, _ = json.JSONDecoder().raw_decode(text, text.index("{"))
         if isinstance(inner := value.get("error"), dict):
             return error_message(inner)
-    return text or type(error).__name__
+    words = _PREFIX.sub("", text.partition("\n")[0], count=1)
+    return words[:_LONGEST_MESSAGE] or type(error).__name__
 
 
 def _answered(error: Exception, status: int | None) -> int | None:

@@ -22,6 +22,10 @@ from gateway.types import ChatRequest, Chunk, Usage
 # Read by litellm while it is imported: no price list from the network, no .env file, no chatter.
 _ENVIRONMENT = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR"}
 
+# How long data may stay unacknowledged on any of litellm's sockets, which all its targets share. litellm tries a
+# connection twice, so a dead network is noticed after two of these.
+CONNECT_BOUND_S = 1.0
+
 # Fields of the client's body that become arguments of litellm. Others do not: among litellm's arguments are api_base,
 # api_key, callbacks and mock_response, which are not the client's to give.
 FORWARDED = frozenset(
@@ -35,7 +39,10 @@ FORWARDED = frozenset(
 
 
 class LiteLLMBackend:
-    """One model as litellm names it (``anthropic/claude-sonnet-4-5``). Times as for `OpenAIBackend`."""
+    """One model as litellm names it (``anthropic/claude-sonnet-4-5``).
+
+    Times as for `OpenAIBackend`, but that a dead network is noticed within 2 × CONNECT_BOUND_S with most providers.
+    """
 
     def __init__(
         self,
@@ -63,8 +70,9 @@ class LiteLLMBackend:
 
     async def chat(self, request: ChatRequest, *, timeout_s: float | None = None) -> AsyncGenerator[Chunk, None]:
         """See `protocols.Backend.chat`. Fields litellm does not know, or must not be given, are left out."""
+        litellm = await asyncio.to_thread(_litellm)
         bounds = _Bounds(self._first_byte_timeout, self._timeout_s, timeout_s)
-        reply = await bounds.wait(self._complete(request))
+        reply = await bounds.wait(self._complete(litellm, request))
         if not request.stream:
             yield _plain(reply)
             return
@@ -85,8 +93,7 @@ class LiteLLMBackend:
     async def close(self) -> None:
         """Nothing to do: litellm keeps its clients for the whole process and closes them at its end."""
 
-    async def _complete(self, request: ChatRequest) -> Any:
-        litellm = await asyncio.to_thread(_litellm)
+    async def _complete(self, litellm: Any, request: ChatRequest) -> Any:
         given = {name: msgspec.json.decode(raw) for name, raw in request.fields.items() if name in FORWARDED}
         if request.stream:
             given["stream_options"] = {"include_usage": True}
@@ -100,6 +107,7 @@ class LiteLLMBackend:
             max_retries=0,
             num_retries=0,
             drop_params=True,
+            _skip_mcp_handler=True,  # else any use of tools needs litellm's proxy and its dependencies
             **given,
         )
 
@@ -145,6 +153,12 @@ class _Stream:
                 return None  # counted by litellm, reported by nobody
             value["usage"].pop("cost", None)
         delta = choice.get("delta") or {}
+        tool_calls = bool(delta.get("tool_calls") or delta.get("function_call"))
+        usage_only = bool(
+            value.get("usage") and not (delta.get("content") or tool_calls or choice.get("finish_reason"))
+        )
+        if usage_only:
+            value["choices"] = []
         self._usage = merged(self._usage, read_usage(value.get("usage")))
         self.begun = True
         return Chunk(
@@ -152,7 +166,8 @@ class _Stream:
             text=delta.get("content") or "",
             finish_reason=choice.get("finish_reason"),
             usage=self._usage if value.get("usage") else None,
-            tool_calls=bool(delta.get("tool_calls") or delta.get("function_call")),
+            usage_only=usage_only,
+            tool_calls=tool_calls,
         )
 
     def _finished(self) -> bool:
@@ -168,10 +183,13 @@ def _plain(reply: Any) -> Chunk:
 
 
 def _litellm() -> Any:
-    """litellm, imported (seconds, so never on the event loop) and quiet."""
+    """litellm, imported (seconds, so never on the event loop) and made to keep to our rules."""
     os.environ.update(_ENVIRONMENT)
     litellm: Any = importlib.import_module("litellm")
     litellm.telemetry = False
     litellm.suppress_debug_info = True
     litellm.disable_aiohttp_trust_env = True
+    # For most providers litellm knows no timeout of connecting, only one of reading.
+    http: Any = importlib.import_module("litellm.llms.custom_httpx.http_handler")
+    http.build_aiohttp_keepalive_socket_factory = lambda: connect.socket_factory(CONNECT_BOUND_S)
     return litellm

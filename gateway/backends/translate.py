@@ -33,7 +33,7 @@ def before_reply(error: Exception, *, stale: bool = False, deadline: bool = Fals
 
     ``stale``: the connection was a kept-alive one and broke at once. ``deadline``: the time the caller allowed is up.
     """
-    if isinstance(error, aiohttp.ConnectionTimeoutError) or _swallowed(error):
+    if isinstance(error, aiohttp.ConnectionTimeoutError) or swallowed(error):
         connecting = isinstance(error, aiohttp.ConnectionTimeoutError | aiohttp.ClientConnectorError)
         return UpstreamUnavailable("upstream cannot be reached in time", code=UNREACHABLE, connect=connecting)
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL):
@@ -61,7 +61,7 @@ def _deadline(error: Exception, deadline: bool) -> str | None:
     return DEADLINE if deadline and isinstance(error, TimeoutError) and not named else None
 
 
-def _swallowed(error: Exception) -> bool:
+def swallowed(error: BaseException) -> bool:
     """Whether the kernel gave up on a peer that acknowledges nothing (TCP_USER_TIMEOUT, keep-alive probes)."""
     return isinstance(error, OSError) and error.errno in (errno.ETIMEDOUT, errno.EHOSTUNREACH)
 

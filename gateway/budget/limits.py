@@ -1,8 +1,8 @@
 """Round trip 1: rate limits, concurrency, the state of the budget, and the exact cache, in one Lua call.
 
 RPM and TPM are token buckets of one minute's capacity, as OpenAI's own limits behave: ``remaining`` is what the bucket
-holds, ``reset`` the time until it is full again. TPM admits while the bucket is above zero and charges the prompt; the
-answer's tokens are charged when it is settled, so a bucket may run into debt but never refuses what it could serve.
+holds, ``reset`` the time until it is full again. TPM admits a prompt that the bucket holds (one above its capacity when
+it is full) and charges it; the answer's tokens are charged when it is settled, so a bucket may run into debt.
 Concurrency is a sorted set of request ids with lease ends, so what a crashed worker held comes back by itself.
 """
 
@@ -58,7 +58,7 @@ if tpm > 0 then
   keep('tpm', spare - tokens)
   reply[5], reply[6] = math.max(0, math.floor(spare - tokens)), math.ceil((tpm - spare + tokens) * 60000 / tpm)
 end
-if rpm > 0 or tpm > 0 then redis.call('PEXPIRE', KEYS[1], 120000) end
+if rpm > 0 or tpm > 0 then redis.call('PEXPIRE', KEYS[1], tpm > 0 and 86400000 or 120000) end
 if most > 0 then
   redis.call('ZADD', KEYS[2], now + tonumber(ARGV[8]), id)
   redis.call('PEXPIRE', KEYS[2], ARGV[8])
@@ -71,8 +71,8 @@ if ARGV[9] ~= '' then
     reply[7] = ARGV[9]
   else
     if held[2] ~= ARGV[9] then
-      redis.call('HINCRBY', KEYS[3], 'left', ARGV[9])
       redis.call('HINCRBY', KEYS[3], 'left', held[2] == '0' and '0' or '-' .. held[2])
+      redis.call('HINCRBY', KEYS[3], 'left', ARGV[9])
       redis.call('HSET', KEYS[3], 'limit', ARGV[9])
     end
     reply[7] = redis.call('HGET', KEYS[3], 'left')

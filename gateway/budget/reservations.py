@@ -90,6 +90,23 @@ end
 return 1
 """)
 
+_REBUILD = """
+if redis.call('HEXISTS', KEYS[1], 'checked') == 1 then return 0 end
+if redis.call('HEXISTS', KEYS[1], 'left') == 0 then
+  redis.call('HSET', KEYS[1], 'left', ARGV[1], 'limit', ARGV[1], 'reserved', '0', 'spent', '0')
+end
+local spent = redis.call('HGET', KEYS[1], 'spent')
+redis.call('HSET', KEYS[1], 'checked', ARGV[2])
+local missing = redis.call('HINCRBY', KEYS[1], 'checked', spent == '0' and '0' or '-' .. spent)
+if missing > 0 then
+  local amount = redis.call('HGET', KEYS[1], 'checked')
+  redis.call('HINCRBY', KEYS[1], 'spent', amount)
+  redis.call('HINCRBY', KEYS[1], 'left', '-' .. amount)
+end
+redis.call('HSET', KEYS[1], 'checked', '1')
+return 1
+"""
+
 _SWEEP = Script("""
 local intent = redis.call('HGET', KEYS[1], ARGV[1])
 if not intent or intent ~= ARGV[2] then return 0 end
@@ -250,11 +267,11 @@ async def _sweep_one(redis: Redis, keys: Keys, request_id: str, value: bytes, in
 
 
 async def rebuild_budget(redis: Redis, record: Mapping[str, Any], spent_nano: int, keys: Keys | None = None) -> None:
-    """Put a key's budget counters back where Redis has lost them: limit from its definition, spent from the ledger."""
+    """Make good what Redis has lost of a key's budget: its limit from the definition, its spend from the ledger.
+
+    Safe to call again, and on counters in use: they are checked against the ledger once, since the ledger only lags.
+    """
     limit = record.get("budget_nano")
-    if limit is None:
-        return
-    name = (keys or Keys()).budget(str(record["id"]))
-    if not await redis.exists(name):
-        left = str(limit - spent_nano)
-        await redis.hset(name, items=["limit", str(limit), "spent", str(spent_nano), "reserved", "0", "left", left])
+    if limit is not None:
+        name = (keys or Keys()).budget(str(record["id"]))
+        await redis.eval(_REBUILD, 1, name, str(limit), str(spent_nano))

@@ -43,11 +43,26 @@ class Spool:
 
     def _write(self, data: bytes) -> None:
         if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._file = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-        os.write(self._file, data)
+            self._file = self._open()
+        size = os.fstat(self._file).st_size
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
+        except OSError:
+            os.ftruncate(self._file, size)  # a torn line would take the next one with it
+            raise
         os.fsync(self._file)
+
+    def _open(self) -> int:
+        """The locked file; made anew where the background process took the lock of an empty one first and removed it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        while True:
+            file = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file).st_nlink:
+                return file
+            os.close(file)
 
     async def replay(self, settle: Callable[[Settlement], Awaitable[object]]) -> int:
         """Hand every kept settlement to ``settle`` in order, then empty the file. Returns how many.
@@ -77,11 +92,13 @@ class Spool:
 async def replay_orphans(redis: Redis, folder: Path, keys: Keys | None = None) -> int:
     """Settle what workers that are gone had spooled. Returns how many lines were replayed."""
     replayed = 0
-    for path, file in await asyncio.to_thread(_claim, folder):
-        try:
+    claimed = await asyncio.to_thread(_claim, folder)
+    try:
+        for path, file in claimed:
             replayed += await _replay_file(redis, file, keys or Keys())
             path.unlink()
-        finally:
+    finally:
+        for _, file in claimed:
             os.close(file)
     return replayed
 

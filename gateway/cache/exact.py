@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway.errors import RedisAway
 from gateway.redis_io import Keys, RedisLink
 from gateway.types import CacheEntry
 
@@ -28,9 +27,6 @@ def decode(value: bytes) -> CacheEntry | None:
 
 
 async def fetch(link: RedisLink, keys: Keys, entry_id: str) -> CacheEntry | None:
-    """An entry by id; None where it is gone or Redis is away."""
-    try:
-        value = await link.call("GET", keys.exact(entry_id))
-    except RedisAway:
-        return None
+    """An entry by id; None where it is gone. Raises RedisAway."""
+    value = await link.call("GET", keys.exact(entry_id))
     return decode(value) if value is not None else None

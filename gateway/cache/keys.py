@@ -16,9 +16,10 @@ import msgspec
 from gateway.types import ChatRequest, Principal, Scope
 
 _NO_WALL = frozenset({"messages", "model", "stream", "stream_options", "user", "metadata", "store"})
-_PROTECTED = re.compile(r"[`\"“”«»\n\t]")
-_ACRONYM = re.compile(r"\b[A-Z]{2,}\b")
+# Quotes, lines, and what only code, addresses and formulas hold: there, case and spacing mean something.
+_PROTECTED = re.compile(r"[`\"“”„«»‘‚\n\t\\{}\[\]<>=|;_~^$#@*+]|(?:^|[\s(,:])'|://|\w[(./]\w")
 _QUESTION_MAX = 800
+_NORMAL_MAX = 4_000
 
 
 class CacheContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,9 +42,10 @@ def cache_context(
     """The cache's view of a request. Pure; ``embedder`` is the identity of the embedding model in use."""
     tenant = {"key": principal.key_id, "team": principal.team or principal.key_id, "shared": ""}[scope]
     messages, question = _split(request.messages)
-    body = {name: msgspec.json.decode(raw) for name, raw in request.fields.items() if name not in _NO_WALL}
+    body = {name: _value(raw) for name, raw in request.fields.items() if name not in _NO_WALL}
     wall = [
         [principal.organisation, scope, tenant, request.model, request.options.quality, local_only],
+        request.options.forward_headers,
         body,
         messages,
     ]
@@ -56,6 +58,14 @@ def cache_context(
         normal=None if normal is None else _digest(walled, b"normal", normal.encode()),
         question=text if text is not None and _comparable(request, text) else "",
     )
+
+
+def _value(raw: msgspec.Raw) -> Any:
+    """A field's value; as it was written where it fits no number of ours (1e999)."""
+    try:
+        return msgspec.json.decode(raw)
+    except msgspec.DecodeError:
+        return raw
 
 
 def _digest(walled: Any, kind: bytes, last: bytes) -> str:
@@ -94,15 +104,16 @@ def _comparable(request: ChatRequest, text: str) -> bool:
 def normalise(text: str) -> str | None:
     """Text without differences of case, spacing and Unicode form; None where those may carry meaning.
 
-    Digits, quotes, code and line breaks keep their text out; acronyms inside mixed case keep their case ("US", "us").
+    Quotes, code, addresses and line breaks keep their text out; beside digits case stays, and so does that of words
+    with inner capitals ("US" and "us", "mW" and "MW"), unless all of the text is in capitals.
     """
-    if _PROTECTED.search(text):
+    if len(text) > _NORMAL_MAX or _PROTECTED.search(text):
         return None
-    text = " ".join(unicodedata.normalize("NFC", text).split())
-    if any(character.isdigit() for character in text):
+    words = unicodedata.normalize("NFC", text).split()
+    text = " ".join(words)
+    if any(map(str.isdigit, text)):
         return text
-    if text.isupper():
-        return text.casefold()
-    kept = _ACRONYM.findall(text)
-    folded = text.casefold()
-    return folded if not kept else f"{folded}\0{' '.join(kept)}"
+    if len(words) > 1 and text.isupper():
+        return text.lower()
+    # Not casefold(): it makes "Maße" (measures) and "Masse" (mass) one.
+    return " ".join([word if any(map(str.isupper, word[1:])) else word.lower() for word in words])

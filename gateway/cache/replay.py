@@ -18,7 +18,7 @@ class _Plain(msgspec.Struct):
 
 def fold(chunks: Iterable[bytes], usage: Usage) -> bytes | None:
     """A stream's events as one ``chat.completion`` body; None where they hold what a plain answer cannot replay
-    (tool calls, or fields of a delta other than role, content and refusal).
+    (tool calls, log-probabilities, or fields of a delta other than role, content and refusal).
     """
     head: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}
@@ -39,6 +39,8 @@ def _merge(choices: dict[int, dict[str, Any]], choice: dict[str, Any]) -> bool:
     delta = choice.get("delta") or {}
     if any(value for key, value in delta.items() if key not in {"role", "content", "refusal"}) or delta.get("refusal"):
         return False
+    if choice.get("logprobs"):
+        return False
     index = choice.get("index", 0)
     message = {"role": "assistant", "content": ""}
     held = choices.setdefault(index, {"index": index, "message": message, "finish_reason": None})
@@ -48,7 +50,9 @@ def _merge(choices: dict[int, dict[str, Any]], choice: dict[str, Any]) -> bool:
 
 
 def replayable(body: bytes) -> bool:
-    """Whether a plain body may be stored: finished choices with text, no tool calls, refusals or filtered output."""
+    """Whether a plain body may be stored: finished choices with text, no tool calls, log-probabilities, refusals or
+    filtered output.
+    """
     try:
         choices = msgspec.json.decode(body, type=_Plain).choices
     except msgspec.DecodeError:
@@ -58,7 +62,7 @@ def replayable(body: bytes) -> bool:
 
 def _clean(choice: dict[str, Any]) -> bool:
     message = choice.get("message") or {}
-    if choice.get("finish_reason") != "stop" or not isinstance(message, dict):
+    if choice.get("finish_reason") != "stop" or choice.get("logprobs") or not isinstance(message, dict):
         return False
     if message.get("tool_calls") or message.get("function_call") or message.get("refusal") or message.get("audio"):
         return False
@@ -87,9 +91,10 @@ def stream_chunks(entry: CacheEntry) -> Iterator[Chunk]:
     head = {key: value for key, value in body.items() if key not in {"choices", "usage", "object"}}
     head["object"] = "chat.completion.chunk"
     for choice in body["choices"]:
-        index = choice["index"]
-        yield _event(head, index, {"role": "assistant", "content": ""})
-        for piece in _pieces(choice["message"]["content"]):
+        index, message = choice.get("index", 0), choice["message"]
+        more = {key: value for key, value in message.items() if value and key not in {"role", "content"}}
+        yield _event(head, index, {"role": "assistant", "content": "", **more})
+        for piece in _pieces(message["content"]):
             yield _event(head, index, {"content": piece}, text=piece)
         yield _event(head, index, {}, finish=choice.get("finish_reason") or "stop")
     usage = body.get("usage") or usage_object(entry.usage)

@@ -33,29 +33,39 @@ class SemanticCache:
         self.embedder = embedder
         self._partitions: dict[str, PartitionIndex] = {}
 
-    async def recall(self, context: CacheContext) -> CacheHit | None:
-        """A stored answer to a question that means the same. No entry in the partition: no embedding is computed."""
+    async def recall(self, context: CacheContext) -> tuple[CacheHit | None, Vector | None]:
+        """A stored answer to a question that means the same, and the question's embedding if one was computed.
+
+        No entry in the partition: no embedding.
+        """
         index = self._partitions.get(context.partition)
         if not context.question or self.embedder is None or index is None or not len(index):
-            return None
+            return None, None
         vector = await self._embed(context.question)
         if vector is None or len(vector) != index.dimension:
-            return None
+            return None, vector
+        return await self._judge(context, index, vector), vector
+
+    async def _judge(self, context: CacheContext, index: PartitionIndex, vector: Vector) -> CacheHit | None:
         for entry_id, similarity in index.nearest(vector):
-            if similarity < THRESHOLD:
+            if not similarity >= THRESHOLD:
                 return None
-            entry = await exact.fetch(self._link, self._keys, entry_id)
+            try:
+                entry = await exact.fetch(self._link, self._keys, entry_id)
+            except RedisAway:
+                return None
             if entry is None:
                 index.remove(entry_id)
             elif guard.differ(context.question, entry.prompt) is None:
                 return CacheHit(entry=entry, tier="semantic", similarity=min(1.0, similarity))
         return None
 
-    async def remember(self, context: CacheContext) -> None:
+    async def remember(self, context: CacheContext, vector: Vector | None = None) -> None:
         """Make the answer just stored under ``context.exact`` findable by similar questions. Off the request's path."""
         if not context.question or self.embedder is None:
             return
-        vector = await self._embed(context.question)
+        if vector is None:
+            vector = await self._embed(context.question)
         if vector is None:
             return
         self._add(context.partition, context.exact, vector)

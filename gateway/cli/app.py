@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from gateway import __version__
 from gateway.cli import books, keys, models, policies
 from gateway.cli.options import Config, Problem, settings
 from gateway.errors import ConfigError, GatewayError, RedisAway
@@ -36,15 +37,19 @@ def serve(config: Config = None) -> None:
     raise typer.Exit(run(settings(config), Console()))
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version", callback=_version, is_eager=True)
+    ] = False,
 ) -> None:
-    if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(installed("farthing-gateway"))
-        raise typer.Exit
+    pass
 
 
 def main() -> None:
@@ -52,7 +57,7 @@ def main() -> None:
     from gateway.supervisor.errors import SupervisorError
 
     try:
-        app()
+        app(prog_name="gateway")
     except (ConfigError, GatewayError, RedisAway, SupervisorError, Problem) as error:
         typer.echo(f"gateway: {error}", err=True)
         sys.exit(1)

@@ -35,6 +35,7 @@ def create_app(runtime: Runtime) -> Starlette:
         Route("/v1/models", meta.models),
         Route("/v1/models/{model:path}", meta.model),
         Route("/v1/requests/{request_id}", meta.request),
+        Route("/dashboard/requests/{request_id}", meta.viewed),
         Route("/healthz", health.healthz),
         Route("/readyz", health.readyz),
         Route("/metrics", meta.metrics),

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from gateway.runtime import Runtime
 
 _log = log.get(__name__)
+_UNEXPECTED = "an unexpected error happened in the gateway"
+
+
+class _BrokenOff(Exception):
+    """A reply could not be finished after it had begun: all that is left is to close the connection."""
 
 
 class ChatEndpoint:
@@ -41,6 +46,11 @@ class ChatEndpoint:
             await self._refuse(InvalidRequest("the body is nested too deeply"), request_id, scope, receive, send)
         except GatewayError as error:
             await self._refuse(error, request_id, scope, receive, send)
+        except _BrokenOff:
+            raise
+        except Exception:  # a bug: the client gets a clear error on a connection that stays usable
+            _log.exception("unexpected error", request=request_id)
+            await self._refuse(GatewayError(_UNEXPECTED), request_id, scope, receive, send)
         finally:
             self._active -= 1
             self._runtime.metrics.inflight.dec()
@@ -64,6 +74,8 @@ class ChatEndpoint:
             reply = await runtime.pipeline.answer(view, request, principal)
             try:
                 await _send(reply, send)
+            except Exception as bug:
+                raise _BrokenOff from bug
             finally:
                 await reply.close()
         except asyncio.CancelledError:

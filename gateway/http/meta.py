@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from gateway import story
+from gateway.dashboard import session
 from gateway.errors import NotFound, Unauthenticated
 from gateway.http.peer import may_look, principal_of
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from gateway.config import ModelConfig
     from gateway.pipeline import View
     from gateway.runtime import Runtime
+    from gateway.types import LedgerEntry
 
 
 class Meta:
@@ -53,6 +55,20 @@ class Meta:
         )
         if entry is None or not own:
             raise NotFound(f"no request '{request_id}'")
+        return self._told(entry)
+
+    async def viewed(self, request: Request) -> Response:
+        """The same for whoever may see the dashboard, which shows every key's requests."""
+        cookie = request.cookies.get(session.COOKIE, "")
+        signed_in = session.valid(cookie, self._runtime.view.settings.config.auth.admin_key)
+        if not signed_in and not may_look(self._runtime, request.scope):
+            raise Unauthenticated("sign in at /dashboard first")
+        entry = await self._runtime.find(request.path_params["request_id"])
+        if entry is None:
+            raise NotFound(f"no request '{request.path_params['request_id']}'")
+        return self._told(entry)
+
+    def _told(self, entry: LedgerEntry) -> Response:
         view = self._runtime.view
         return JSONResponse(story.of_entry(entry, view.prices, [model.name for model in view.settings.config.models]))
 

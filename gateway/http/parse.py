@@ -20,7 +20,8 @@ _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _TTL = re.compile(r"(?P<number>\d{1,9}(?:\.\d+)?)(?P<unit>[smhd]?)")
 _TAGS_MAX, _TEXT_MAX = 50, 200
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
+# No model answers more tokens than this, and its worst case still fits the books' 64-bit nano-dollars.
+Count = Annotated[int, msgspec.Meta(ge=1, le=100_000_000)]
 
 
 class _StreamOptions(msgspec.Struct):
@@ -140,7 +141,7 @@ def _whole(header: str, given: Mapping[str, str], low: int, high: int) -> int | 
     value = given.get(header)
     if not value:
         return None
-    if not value.isascii() or not value.isdigit() or not low <= int(value[:12]) <= high:
+    if len(value) > 12 or not value.isascii() or not value.isdigit() or not low <= int(value) <= high:
         raise _bad(header, f"a whole number from {low} to {high}")
     return int(value)
 

@@ -22,12 +22,14 @@ class BoundedProtocol(HttpToolsProtocol):
     """Refuses what cannot be read in OpenAI's error format, and a head that is too large or never ends."""
 
     _in_head = True
+    _ended = False
     _unfinished = 0
     _head = 0
 
     def data_received(self, data: bytes) -> None:
+        self._ended = False
         super().data_received(data)
-        if not self._in_head:
+        if not self._in_head or self._ended:  # what came with the end of a message is mostly that message's body
             self._unfinished = 0
             return
         self._unfinished += len(data)
@@ -49,7 +51,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._in_head, self._unfinished = True, 0
+        self._in_head = self._ended = True
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:

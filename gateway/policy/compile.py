@@ -105,6 +105,8 @@ def _expression(
     for name in sorted(variables - set(known)):
         if local_only and name in (*SCORED, *ANSWERED):
             raise document.error(f"a local_only rule may read features and tags only, not '{name}'", path, "when")
+        if name in ANSWERED:
+            raise document.error(f"'{name}' is known of an answer only: in 'escalate'", path, "when")
         raise document.error(f"unknown variable '{name}'{did_you_mean(name, known)}", path, "when")
     for name in program.functions():
         if name.isidentifier() and name not in _FUNCTIONS:

@@ -20,7 +20,7 @@ from gateway.pricing import PriceBook
 from gateway.types import Decision, Features, Frozen, Rejected, Score
 from gateway.yamlfile import Document
 
-NO_KEY = "no key"
+NO_KEY = "no api_key"
 """How the reason of a target without its API key begins."""
 
 Unavailable = Callable[[str], str | None]
@@ -118,8 +118,8 @@ class CompiledPolicy:
     ) -> Decision:
         """The targets of a request in order of trial, and why.
 
-        ``unavailable`` names a reason that begins with ``no key`` for a target that has none. A pinned model is asked
-        whatever is known of its capabilities: the client chose it.
+        ``unavailable`` gives a reason that begins with ``no api_key`` for a target that has none. A pinned model is
+        asked whatever is known of its capabilities: the client chose it.
 
         Raises:
             NotFound: ``pinned`` is not a configured model (``model_not_found``).

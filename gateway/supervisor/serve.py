@@ -186,8 +186,9 @@ class Supervisor:
             code, body = await status(f"{self._url}/readyz")
             if code == 200:
                 return ""
-            if time.monotonic() > deadline:
-                return _unready_parts(body)
+            parts = _parts(body)
+            if time.monotonic() > deadline or (parts and set(parts.values()) == {"ready"}):
+                return _told(parts)
             await asyncio.sleep(0.1)
             self._screen.refresh()
 
@@ -228,9 +229,13 @@ async def _cancel(*tasks: asyncio.Task[None]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _unready_parts(body: bytes) -> str:
+def _parts(body: bytes) -> dict[str, str]:
     try:
-        parts = msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        return "the workers do not say"
-    return ", ".join(f"{name}: {state}" for name, state in dict(parts.get("parts", parts)).items())
+        return dict(msgspec.json.decode(body)["parts"])
+    except (msgspec.DecodeError, KeyError, TypeError, ValueError):
+        return {}
+
+
+def _told(parts: dict[str, str]) -> str:
+    late = ", ".join(f"{name} is {state}" for name, state in parts.items() if state != "ready")
+    return late or "no model can answer: set a provider's key, or configure a local model"

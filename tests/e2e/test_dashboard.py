@@ -253,7 +253,7 @@ def test_it_shows_the_day(dashboard: Dashboard, look: Look, width: int, scheme: 
     assert page.locator("#models tbody tr").count() == 2
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     link = page.locator("#recent tbody tr a").first
-    assert link.get_attribute("href") == "/v1/requests/req_0239"
+    assert link.get_attribute("href") == "/dashboard/requests/req_0239"
 
 
 @pytest.mark.browser

@@ -17,7 +17,9 @@ import redis
 from tests.support.serving import Serving, answers, environment, serving, until, write_config
 
 LOCAL = [{"name": "local-small", "local": "smollm2-135m-instruct"}]
-HOSTED = [{"name": "gpt-4o-mini", "provider": "openai", "api_key": "${OPENAI_API_KEY}"}]
+HOSTED = [
+    {"name": "far", "provider": "openai_compatible", "base_url": "http://127.0.0.1:1", "api_key": "${UPSTREAM_KEY}"}
+]
 BACK_SECONDS = 15.0
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("supervisor")]
@@ -146,9 +148,9 @@ def test_a_hangup_reaches_the_workers(tmp_path: Path) -> None:
     """They read their configuration anew: a model that was added is served."""
     policies = tmp_path / "policies"
     policies.mkdir()
-    (policies / "default.yaml").write_text("name: default\nrules: [{name: all, use: [gpt-4o-mini]}]\n")
+    (policies / "default.yaml").write_text("name: default\nrules: [{name: all, use: [far]}]\n")
     with serving(small(tmp_path, policies={"dir": str(policies)})) as gateway:
-        (policies / "second.yaml").write_text("name: second\nrules: [{name: all, use: [gpt-4o-mini]}]\n")
+        (policies / "second.yaml").write_text("name: second\nrules: [{name: all, use: [far]}]\n")
         gateway.process.send_signal(signal.SIGHUP)
         until(lambda: "auto:second" in httpx.get(gateway.url + "/v1/models").text, BACK_SECONDS)
         assert gateway.process.poll() is None
@@ -175,7 +177,7 @@ def test_a_bad_configuration_is_refused_with_its_line(tmp_path: Path) -> None:
 def test_a_bad_policy_is_refused_with_its_line(tmp_path: Path) -> None:
     policies = tmp_path / "policies"
     policies.mkdir()
-    (policies / "default.yaml").write_text("name: default\nrules:\n  - {name: all, wen: 'true', use: [gpt-4o-mini]}\n")
+    (policies / "default.yaml").write_text("name: default\nrules:\n  - {name: all, wen: 'true', use: [far]}\n")
     said = refused(small(tmp_path, policies={"dir": str(policies)}))
     assert f"{policies / 'default.yaml'}:3: " in said
     assert "unknown key 'wen'" in said
@@ -189,6 +191,15 @@ def test_a_port_in_use_is_said(tmp_path: Path) -> None:
         gateway = Serving(small(tmp_path, server={"port": port}))
         assert gateway.process.wait(timeout=30) == 1
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in gateway.rest()
+
+
+def test_a_gateway_that_cannot_answer_says_so_at_once(tmp_path: Path) -> None:
+    models = [{"name": "gpt-4o-mini", "provider": "openai", "api_key": "${OPENAI_API_KEY}"}]
+    (tmp_path / "policies").mkdir()
+    policies = {"dir": str(tmp_path / "policies")}
+    (tmp_path / "policies" / "default.yaml").write_text("name: default\nrules: [{name: all, use: [gpt-4o-mini]}]\n")
+    with serving(write_config(tmp_path, models=models, policies=policies)) as gateway:
+        assert "no model can answer" in gateway.until_line("not ready yet")
 
 
 def test_a_model_that_cannot_be_had_holds_up_nothing(tmp_path: Path) -> None:
@@ -223,8 +234,8 @@ def test_the_worker_starts_fast_and_stays_small(tmp_path: Path) -> None:
     with serving(small(tmp_path)) as gateway:
         worker = gateway.children()["worker"]
         assert worker.memory_info().rss < 300e6
-        ready = next(line for line in gateway.lines if line.startswith("worker-1"))
-        assert float(ready.split()[-2]) < 5.0, ready
+        spent = worker.cpu_times()
+        assert spent.user + spent.system < 2.0, "a cold start under 2 s on a quiet core"
 
 
 def test_children_do_not_inherit_the_terminal(tmp_path: Path) -> None:

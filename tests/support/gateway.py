@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import uvicorn
 import yaml
 
@@ -50,38 +52,98 @@ class Gateway:
     def __init__(self, url: str, runtime: Runtime, redis: RedisServer, folder: Path) -> None:
         self.url, self.runtime, self.redis, self.folder = url, runtime, redis, folder
         self.base_url = f"{url}/v1"
-        self.http = httpx.AsyncClient(base_url=url, timeout=30.0)
+        self.http = httpx.AsyncClient(base_url=url, timeout=30.0, limits=httpx.Limits(max_connections=None))
+        self._ids: dict[str, str] = {}
+        self._after = b"-"
 
-    async def chat(self, prompt: str = "hello", *, key: str = "", headers: Mapping[str, str] | None = None, **body: Any) -> Any:
-        """POST a chat completion; the httpx response."""
-        given = dict(headers or {})
-        if key:
-            given["authorization"] = f"Bearer {key}"
+    async def chat(
+        self, prompt: str = "hello", *, key: str = "", headers: Mapping[str, str] | None = None, **body: Any
+    ) -> httpx.Response:
+        """POST a chat completion; the httpx response, read whole."""
         content = {"model": "auto", "messages": [{"role": "user", "content": prompt}], **body}
-        return await self.http.post("/v1/chat/completions", json=content, headers=given)
+        return await self.http.post("/v1/chat/completions", json=content, headers=_headers(key, headers))
+
+    @contextlib.asynccontextmanager
+    async def open(
+        self, prompt: str = "hello", *, key: str = "", headers: Mapping[str, str] | None = None, **body: Any
+    ) -> AsyncIterator[httpx.Response]:
+        """A streamed chat completion, open: its head has come, its body is the caller's to read or leave."""
+        content = {"model": "auto", "messages": [{"role": "user", "content": prompt}], "stream": True, **body}
+        given = _headers(key, headers)
+        async with self.http.stream("POST", "/v1/chat/completions", json=content, headers=given) as reply:
+            yield reply
+
+    async def get(self, path: str, key: str = "") -> httpx.Response:
+        return await self.http.get(path, headers=_headers(key))
 
     async def key(self, name: str = "test", **limits: Any) -> str:
         """A fresh API key."""
         reply = await self.admin("POST", "/admin/keys", json={"name": name, **limits})
         assert reply.status_code == 201, reply.text
-        return str(reply.json()["key"])
+        made = reply.json()
+        self._ids[made["key"]] = made["id"]
+        return str(made["key"])
+
+    def key_id(self, key: str) -> str:
+        """The id of a key made here."""
+        return self._ids[key]
 
     async def admin(self, method: str, path: str, **more: Any) -> httpx.Response:
         return await self.http.request(method, path, headers={"authorization": f"Bearer {ADMIN}"}, **more)
 
     async def rows(self, count: int) -> list[LedgerEntry]:
-        """All rows on the ledger stream, once there are ``count``."""
-        import msgspec
-
-        async def enough() -> bool:
-            return int(await self.runtime.redis.xlen(self.runtime.keys.ledger)) >= count
-
+        """All rows on the ledger stream since `mark`, once there are ``count``; one more fails the test."""
         with contextlib.suppress(TimeoutError):
-            await until(enough, within_s=5)
-        messages: Any = await self.runtime.redis.xrange(self.runtime.keys.ledger)
-        rows = [msgspec.json.decode(fields[b"e"], type=LedgerEntry) for _, fields in messages if b"e" in fields]
-        assert len(rows) == count, [row.request_id for row in rows]
+            await until(lambda: self._has_rows(count), within_s=5)
+        await self.runtime.books.drain()  # what is still being settled would be a row too many
+        rows = await self._rows()
+        assert len(rows) == count, [(row.request_id, row.status, row.error) for row in rows]
         return rows
+
+    async def mark(self) -> None:
+        """From now on `rows` gives only newer ones."""
+        await self.runtime.books.drain()
+        last: Any = await self.runtime.redis.xrevrange(self.runtime.keys.ledger, count=1)
+        self._after = b"(" + last[0][0] if last else b"-"
+
+    async def budget(self, key: str) -> dict[str, int]:
+        """``left``, ``reserved``, ``spent`` and ``limit`` of a key's budget, nano-dollars; {} before its first use."""
+        held: Any = await self.runtime.redis.hgetall(self.runtime.keys.budget(self.key_id(key)))
+        return {name.decode(): int(value) for name, value in held.items()}
+
+    async def nothing_held(self, key: str) -> None:
+        """Assert that every request is settled: no intent, no slot and no part of the budget is held."""
+        await self.runtime.books.drain()
+        assert await self.runtime.redis.hkeys(self.runtime.keys.intents) == []
+        assert await self.runtime.redis.zcard(self.runtime.keys.running(self.key_id(key))) == 0
+        budget = await self.budget(key)
+        if budget:
+            assert budget["reserved"] == 0
+            assert budget["left"] + budget["spent"] == budget["limit"]
+
+    async def _has_rows(self, count: int) -> bool:
+        return len(await self._rows()) >= count
+
+    async def _rows(self) -> list[LedgerEntry]:
+        messages: Any = await self.runtime.redis.xrange(self.runtime.keys.ledger, min=self._after)
+        return [msgspec.json.decode(fields[b"e"], type=LedgerEntry) for _, fields in messages if b"e" in fields]
+
+
+def _headers(key: str, headers: Mapping[str, str] | None = None) -> dict[str, str]:
+    return dict(headers or {}) | ({"authorization": f"Bearer {key}"} if key else {})
+
+
+def events(text: str) -> list[Any]:
+    """The JSON of each event of a stream that ended as it should, with [DONE]."""
+    lines = [line.removeprefix("data: ") for line in text.splitlines() if line]
+    assert lines[-1] == "[DONE]", lines
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def said(events_: Sequence[Any]) -> str:
+    """The text of a stream's first choice."""
+    deltas = [choice["delta"] for event in events_ for choice in event["choices"]]
+    return "".join(delta.get("content") or "" for delta in deltas)
 
 
 def write_policies(folder: Path, policies: Sequence[Mapping[str, Any]]) -> None:

@@ -27,7 +27,7 @@ class DropRelay:
         self.port: int = self._server.sockets[0].getsockname()[1]
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         self._server.close()
         joined = list(self._clients.items())
         for client, _ in joined:

@@ -29,7 +29,12 @@ _URL = re.compile(r"Farthing answers at (?P<url>http://\S+)")
 def environment(folder: Path, **more: str) -> dict[str, str]:
     """This process's environment without anyone's keys or settings, with sockets under ``folder``."""
     kept = {name: value for name, value in os.environ.items() if not re.match(r"GATEWAY_|OPENAI_|ANTHROPIC_", name)}
-    own = {"XDG_RUNTIME_DIR": str(folder), "COLUMNS": "200", "GATEWAY_MODELS_DIR": str(models_dir())}
+    own = {
+        "XDG_RUNTIME_DIR": str(folder),
+        "COLUMNS": "200",
+        "GATEWAY_MODELS_DIR": str(models_dir()),
+        "UPSTREAM_KEY": "sk-none",
+    }
     return kept | own | more
 
 

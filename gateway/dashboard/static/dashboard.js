@@ -62,9 +62,9 @@ function showCards(data) {
   const { total, cache } = data;
   put("spent", usd(total.cost_usd));
   const guessed = [];
-  if (total.estimated) guessed.push(`${number(total.estimated)} estimated`);
-  if (total.unpriced) guessed.push(`${number(total.unpriced)} without a known price`);
-  put("spent-note", guessed.length ? `of these requests ${guessed.join(", ")}` : PERIODS[period]);
+  if (total.estimated) guessed.push(`estimated for ${number(total.estimated)} requests`);
+  if (total.unpriced) guessed.push(`no known price for ${number(total.unpriced)}`);
+  put("spent-note", guessed.length ? guessed.join(", ") : PERIODS[period]);
   const dearer = total.saved_usd < 0;
   put("saved-term", dearer ? "Dearer than the baseline by" : "Saved");
   put("saved", usd(Math.abs(total.saved_usd)));
@@ -88,11 +88,11 @@ function showWhere({ served, total }) {
   rows(byId("where").tBodies[0], shown.map((where) => ({ where, ...served[where], all: total.requests })), (row) => row.where,
     (row) => element("tr", {},
       element("th", { scope: "row" }, element("span", { className: `dot ${row.where}-fill` }), WHERE[row.where]),
-      cell(number(row.requests), "n"), cell(share(row.requests, row.all), "n"), cell(usd(row.cost_usd), "n")));
+      cell(number(row.requests), "n"), cell(share(row.requests, row.all), "n wide"), cell(usd(row.cost_usd), "n")));
 }
 
 function showLatency({ ttft_ms: ttft, latency_ms: latency }) {
-  const values = [{ name: "To the first token", ...ttft }, { name: "To the last", ...latency }];
+  const values = [{ name: "first token", ...ttft }, { name: "last token", ...latency }];
   rows(byId("latency").tBodies[0], values, (row) => row.name, (row) => element("tr", {},
     element("th", { scope: "row" }, row.name),
     ...["p50", "p95", "p99"].map((rank) => cell(duration(row[rank]), "n"))));
@@ -149,20 +149,25 @@ function showRecent(values) {
   rows(byId("recent").tBodies[0], values, (row) => row.request_id, (row) => {
     const when = new Date(row.ts_ms);
     const time = element("time", { datetime: when.toISOString(), title: when.toISOString() }, when.toLocaleTimeString());
-    const link = element("a", { href: `/v1/requests/${encodeURIComponent(row.request_id)}` }, row.request_id.slice(0, 20));
+    const link = element("a", { href: `/dashboard/requests/${encodeURIComponent(row.request_id)}` }, row.request_id.slice(0, 20));
     const by = row.served === "cache" ? `cache, ${row.cache}` : row.served === "none" ? "nobody" : row.served;
-    const status = cell(row.status, row.status === "ok" ? "" : "bad wrap");
+    const status = cell(row.status, row.status === "ok" ? "status" : "status bad wrap");
     if (row.error) status.append(element("span", { className: "why" }, row.error.slice(0, 120)));
     if (row.degraded) status.append(element("span", { className: "why" }, `degraded: ${row.degraded.slice(0, 120)}`));
     const owner = cell("", "owner wide");
     owner.append(element("code", {}, row.key_id),
       ...row.tags.slice(0, 8).map((tag) => element("span", { className: "tag" }, tag.slice(0, 60))));
     const guess = row.usage_source === "estimated" ? " est." : "";
-    return element("tr", {}, element("td", {}, time), element("td", {}, link), cell(row.rule || "–", "wrap wide"),
-      cell(row.model || "–", "wrap"), element("td", {}, element("span", { className: `badge ${row.served}` }, by)), status,
+    const cells = [
+      cell(time, "time"), cell(link, "id"), cell(row.rule || "–", "wrap wide"), cell(row.model || "–", "model wrap"),
+      cell(element("span", { className: `badge ${row.served}` }, by), "by"), status,
       cell(`${number(row.prompt_tokens)} + ${number(row.completion_tokens)}`, "n wide"), cell(duration(row.ttft_ms), "n wide"),
-      cell(duration(row.duration_ms), "n wide"), cell(row.unpriced ? "no price" : usd(row.cost_usd) + guess, "n"),
-      cell(usd(row.saved_usd), "n wide"), owner);
+      cell(duration(row.duration_ms), "n wide"), cell(row.unpriced ? "no price" : usd(row.cost_usd) + guess, "cost n"),
+      cell(usd(row.saved_usd), "n wide"), owner,
+    ];
+    // On a phone a row is laid out as a block: the roles keep it a row of a table for a screen reader.
+    for (const each of cells) each.setAttribute("role", "cell");
+    return element("tr", { role: "row" }, ...cells);
   });
 }
 

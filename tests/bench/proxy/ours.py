@@ -33,7 +33,7 @@ cache: {{semantic: {semantic}}}
 rules:
   - {{name: everything, use: [bench]}}
 """
-_LIMITS = {"budget_usd": 1_000_000, "rpm": 100_000_000, "tpm": 10_000_000_000, "concurrency": 10_000}
+_LIMITS = {"budget_usd": 1_000_000, "rpm": 100_000_000, "tpm": 1_000_000_000, "concurrency": 10_000}
 _CATCH_UP_S = 30.0
 
 

@@ -131,14 +131,12 @@ def _speeds(rounds: Rounds) -> Table:
 
 
 def _ratios(rounds: Rounds) -> Table:
-    peers = [peer for peer in PEERS if peer in rounds]
-    kinds = [(peer, kind) for peer in peers for kind in KINDS]
-    headings = [f"{kind} / {peer}" for peer, kind in kinds]
-    table = Table("contender", "connections", *headings, title="Medians of the ratios within a round")
+    table = Table("contender", "over", "connections", *KINDS, title="Medians of the ratios within a round")
     known = ratios(rounds)
-    for name, connections in product([name for name in OURS_ALL if name in rounds], CONNECTIONS):
-        values = [known[Ratio(name, peer, connections, kind)] for peer, kind in kinds]
-        table.add_row(name, str(connections), *(f"{value:.2f}" for value in values))
+    for name, peer, connections in product(OURS_ALL, PEERS, CONNECTIONS):
+        if name in rounds and peer in rounds:
+            values = [known[Ratio(name, peer, connections, kind)] for kind in KINDS]
+            table.add_row(name, peer, str(connections), *(f"{value:.2f}" for value in values))
     return table
 
 

@@ -1,12 +1,13 @@
 """Requests to put to a backend, and servers that say exactly these bytes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import msgspec
 
+from gateway.errors import UpstreamBroken
 from gateway.types import ChatRequest, Chunk, RequestOptions
 
 
@@ -30,11 +31,16 @@ async def collect(backend: Any, request: ChatRequest, **kwargs: Any) -> list[Chu
         return [chunk async for chunk in chunks]
 
 
-async def eventually(predicate: Callable[[], bool], *, within: float = 5) -> None:
-    """Watch until it holds. Raises TimeoutError."""
-    async with asyncio.timeout(within):
-        while not predicate():
-            await asyncio.sleep(0.005)
+async def until_broken(backend: Any, request: ChatRequest) -> list[Chunk]:
+    """What came of a reply before it was UpstreamBroken; fails if it was not."""
+    chunks = []
+    try:
+        async with aclosing(backend.chat(request)) as reply:
+            async for chunk in reply:
+                chunks.append(chunk)  # noqa: PERF401 - what came before the error is the point
+    except UpstreamBroken:
+        return chunks
+    raise AssertionError("the reply is whole")
 
 
 @asynccontextmanager

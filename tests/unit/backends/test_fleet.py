@@ -23,7 +23,8 @@ from gateway.errors import (
 )
 from gateway.types import Attempt
 from tests.support.upstream import Plan, Upstream
-from tests.unit.backends.support import chat, eventually, http, saying
+from tests.support.waiting import until
+from tests.unit.backends.support import chat, http, saying
 
 
 @pytest.fixture(autouse=True)
@@ -251,7 +252,7 @@ async def test_an_unreachable_target_comes_back_by_itself(tmp_path: Path) -> Non
         await fleet.call(["a"], chat())
     assert caught.value.code != translate.DEADLINE
     async with Upstream(port=port) as up:
-        await eventually(lambda: fleet.unavailable("a") is None)
+        await until(lambda: fleet.unavailable("a") is None)
         assert {received.path for received in up.requests} == {"/v1/models"}
         await fleet.call(["a"], chat())
     await fleet.close()

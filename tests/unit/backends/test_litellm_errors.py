@@ -31,7 +31,7 @@ REFUSED = {
     "UnsupportedParamsError",
     "VectorStoreSearchError",
 }
-ACCOUNT = {"AuthenticationError", "PermissionDeniedError", "PaymentRequiredError"}
+ACCOUNT = {"AuthenticationError", "OAuthError", "PermissionDeniedError", "PaymentRequiredError"}
 TIMEOUT = {"Timeout", "APITimeoutError"}
 BROKEN = {"APIResponseValidationError", "JSONSchemaValidationError"}
 
@@ -65,8 +65,8 @@ def test_any_other_exception_is_a_target_that_is_not_available() -> None:
     ("text", "words"),
     [
         ('litellm.X: AnthropicException - {"error":{"message":"too long"}}. Handle with `litellm.X`.', "too long"),
-        ("litellm.X: {curly", "litellm.X: {curly"),
-        ('litellm.X: {"a": 1}', 'litellm.X: {"a": 1}'),
+        ("litellm.X: {curly\nTraceback", "{curly"),
+        ('litellm.X: YException - {"a": 1}', '{"a": 1}'),
         ("", "ValueError"),
     ],
 )

@@ -20,7 +20,8 @@ from gateway.errors import (
 )
 from gateway.types import Attempt
 from tests.support.upstream import Plan, Upstream
-from tests.unit.backends.support import chat, collect, eventually, http, saying
+from tests.support.waiting import until
+from tests.unit.backends.support import chat, collect, http, saying
 
 REPLY = http(b'{"choices":[{"index":0,"message":{"content":"hi"},"finish_reason":"stop"}]}')
 
@@ -179,7 +180,7 @@ async def test_an_unreachable_target_is_probed_until_it_is_back(up: Upstream) ->
     with pytest.raises(UpstreamUnavailable):
         await collect(gone, chat())
     assert "cooling down" in (gone.available() or "")
-    await eventually(lambda: gone.available() is None)
+    await until(lambda: gone.available() is None)
     assert answers == []
     await gone.close()
     await free.close()
@@ -194,7 +195,7 @@ async def test_the_next_fleet_goes_on_probing_with_the_breaker_it_took_over(up: 
     after = Resilient("m", backend, probe=backend.reachable, breaker=before.breaker)
     assert after.available() is not None
     after.resume()
-    await eventually(lambda: after.available() is None)
+    await until(lambda: after.available() is None)
     await collect(after, chat())
     await after.close()
 

@@ -14,7 +14,8 @@ from gateway.backends.resilient import Resilient
 from gateway.errors import UpstreamUnavailable
 from tests.support.packet_drop import DropRelay
 from tests.support.upstream import Upstream
-from tests.unit.backends.support import chat, collect, eventually
+from tests.support.waiting import until
+from tests.unit.backends.support import chat, collect
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="socket filters and TCP_USER_TIMEOUT are Linux's")
 BOUND = 0.5
@@ -60,6 +61,6 @@ async def test_it_is_asked_once_then_kept_away_from_until_a_probe_gets_through()
         relay.restore()
         # The probe is the only thing that asks upstream for its models.
         await up.wait_until(lambda: any(received.path == "/v1/models" for received in up.requests), within=15)
-        await eventually(lambda: target.available() is None)
+        await until(lambda: target.available() is None)
         await collect(target, chat())
         await target.close()

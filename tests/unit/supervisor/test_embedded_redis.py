@@ -6,6 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 import redis
 
@@ -69,8 +70,8 @@ def test_a_server_that_runs_already_is_used_and_left_running(settings: Settings)
 
 def test_a_configured_url_starts_nothing(settings: Settings) -> None:
     elsewhere = config.load(settings.file, env={})
-    url = config.msgspec.structs.replace(elsewhere.config, redis=config.RedisConfig(url="redis://127.0.0.1:1"))
-    with running(config.msgspec.structs.replace(elsewhere, config=url)):
+    url = msgspec.structs.replace(elsewhere.config, redis=config.RedisConfig(url="redis://127.0.0.1:1"))
+    with running(msgspec.structs.replace(elsewhere, config=url)):
         assert not settings.data_dir.exists()
 
 

@@ -1,0 +1,168 @@
+"""What is refused or warned about when a policy is loaded, and with which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.config import DEFAULT_MODELS
+from gateway.errors import ConfigError
+from gateway.policy.compile import compile_policy, policy_hash
+from gateway.policy.model import Policy, read_policy, seconds
+from gateway.pricing import PriceBook
+from gateway.yamlfile import Document
+from tests.unit.policy.support import policy
+
+EXAMPLES = Path(__file__).parents[3] / "policies" / "examples"
+
+
+def refused(rules: str, **kwargs: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        policy(rules, **kwargs)  # type: ignore[arg-type]
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("when", "told"),
+    [
+        ("difficlty < 1", "unknown variable 'difficlty' (did you mean 'difficulty'?)"),
+        ("difficulty <", "not a CEL expression"),
+        ("last_user_text == ''", "unknown variable 'last_user_text'"),
+        ("foo(1)", "unknown function 'foo'"),
+        ("language.startswith('d')", "unknown function 'startswith' (did you mean 'startsWith'?)"),
+        ("tags", "must be true or false, but gives []"),
+        ("prompt_tokens", "must be true or false, but gives 13"),
+        ("difficulty && code", "No such overload"),
+        ("1 / 0 > 1", "division by zero"),
+        ("prompt_tokens / turns > 3", "fails for a conversation without a user turn: division by zero"),
+        ("confidence < 0.5", "in 'escalate'"),
+    ],
+)
+def test_a_wrong_condition_is_refused_with_its_line(when: str, told: str) -> None:
+    message = refused(f'{{name: first, use: [claude], when: "stream"}}\n{{name: a, when: "{when}", use: [claude]}}')
+    assert message.startswith("test.yaml:4: rules[1].when: ")
+    assert told in message
+
+
+@pytest.mark.parametrize(
+    "when", ["tags.exists(t, t.startsWith('a'))", "'de' in [language]", "type(words) == int", "needs.all(n, n != 'x')"]
+)
+def test_macros_and_types_are_no_unknown_variables(when: str) -> None:
+    assert policy(f'{{name: a, when: "{when}", use: [claude]}}').rules[0].name == "a"
+
+
+@pytest.mark.parametrize("name", ["difficulty", "confidence"])
+def test_a_local_only_rule_must_not_read_a_score(name: str) -> None:
+    message = refused(f'{{name: a, when: "{name} < 0.5", use: [local-small], local_only: true}}')
+    assert message.endswith(f"a local_only rule may read features and tags only, not '{name}'")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("name: x\nrules:\n  - {name: a, use: []}", "test.yaml:3: rules[0].use: Expected `array` of length >= 1"),
+        ("name: x\nrules: []", "test.yaml:2: rules: Expected `array` of length >= 1"),
+        ("name: x\nrules:\n  - {name: a}", "missing required field `use`"),
+        ("name: x\nrules:\n  - {name: a, use: [b], whne: c}", "unknown key 'whne' (did you mean 'when'?)"),
+        ("name: x\nrules:\n  - {name: pinned, use: [b]}", "'pinned' is the rule of requests that name a model"),
+        (
+            "name: x\nrules:\n  - {name: a, use: [b]}\n  - {name: a, use: [b]}",
+            "test.yaml:4: rules[1].name: rule 'a' is",
+        ),
+        ("name: a b\nrules:\n  - {name: a, use: [b]}", "test.yaml:1: name: "),
+        ("name: x\ncache: {ttl: 5 hours}\nrules:\n  - {name: a, use: [b]}", "test.yaml:2: cache.ttl: "),
+        ("name: x\ncache: {semantc: true}\nrules: []", "unknown key 'semantc' (did you mean 'semantic'?)"),
+        ("name: x\ncache: {max_wrong_rate: 2}\nrules: []", "cache.max_wrong_rate: "),
+        ("name: x\non_budget_exhausted: maybe\nrules:\n  - {name: a, use: [b]}", "on_budget_exhausted: Invalid enum"),
+        ("", "missing required field `name`"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_its_line(text: str, told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read_policy(Document(text, "test.yaml"))
+    assert told in str(error.value)
+
+
+class TestWarnings:
+    def test_none_for_a_sound_policy(self) -> None:
+        assert policy("{name: all, use: [claude]}").warnings == ()
+
+    def test_a_model_that_is_not_configured(self) -> None:
+        compiled = policy("{name: all, use: [gpt-5, local-smal, claude]}")
+        assert compiled.warnings == (
+            "test.yaml:3: rule 'all' names 'gpt-5', which gateway.yaml lacks",
+            "test.yaml:3: rule 'all' names 'local-smal', which gateway.yaml lacks (did you mean 'local-small'?)",
+        )
+
+    def test_requests_may_match_nothing(self) -> None:
+        (warning,) = policy('{name: a, when: "stream", use: [claude]}').warnings
+        assert warning == "test.yaml:3: rule 'a' is the last and has a condition: requests may match no rule"
+
+    @pytest.mark.parametrize("first", ["", 'when: "true", '])
+    def test_a_rule_behind_one_that_takes_everything(self, first: str) -> None:
+        (warning,) = policy(f"{{name: all, {first}use: [claude]}}\n{{name: b, use: [claude]}}").warnings
+        assert warning == "test.yaml:4: rule 'b' is never reached: 'all' takes every request it could match"
+
+    def test_the_same_condition_twice(self) -> None:
+        compiled = policy("""
+            {name: a, when: "stream", use: [claude]}
+            {name: b, when: "stream", use: [claude]}
+            {name: c, use: [claude]}
+        """)
+        assert [warning.split(": ", 1)[1] for warning in compiled.warnings] == [
+            "rule 'b' is never reached: 'a' takes every request it could match"
+        ]
+
+    def test_a_local_only_rule_is_never_out_of_reach(self) -> None:
+        compiled = policy("""
+            {name: all, use: [claude]}
+            {name: stays, when: "privacy != ''", use: [local-small], local_only: true}
+        """)
+        assert compiled.warnings == ()
+
+    def test_a_hosted_model_in_a_local_only_rule(self) -> None:
+        (warning,) = policy("{name: a, use: [local-small, claude], local_only: true}").warnings
+        assert "will never use 'claude', which is hosted" in warning
+
+    def test_escalation_is_checked_and_said_not_to_be_acted_on(self) -> None:
+        (warning,) = policy("{name: a, use: [local-small], escalate: {when: confidence < 0.5}}").warnings
+        assert "no target reports its confidence yet" in warning
+        message = refused("{name: a, use: [local-small], escalate: {when: confidnce < 0.5}}")
+        assert "rules[0].escalate.when: unknown variable 'confidnce' (did you mean 'confidence'?)" in message
+
+    def test_a_baseline_that_is_not_configured(self) -> None:
+        (warning,) = policy("{name: a, use: [claude]}", top="name: x\nbaseline: gpt-4").warnings
+        assert warning == "test.yaml:2: baseline 'gpt-4' is not a model of gateway.yaml"
+
+
+def test_the_hash_covers_the_meaning_not_the_writing() -> None:
+    written = policy("{name: a, use: [claude], when: stream}\n{name: b, use: [claude]}")
+    spaced = policy("{name: a,   when: stream, use: [claude]}  # comment\n{name: b, use: ['claude']}")
+    other = policy("{name: a, use: [claude], when: code}\n{name: b, use: [claude]}")
+    assert written.hash == spaced.hash != other.hash
+    assert len(written.hash) == 12
+    assert written.label == f"test@{written.hash}"
+    assert policy_hash(written.policy) == written.hash
+
+
+@pytest.mark.parametrize(("text", "expected"), [("90s", 90), ("30m", 1800), ("24h", 86_400), ("7d", 604_800)])
+def test_durations(text: str, expected: int) -> None:
+    assert seconds(text) == expected
+
+
+def test_defaults_are_the_documented_ones() -> None:
+    plain = read_policy(Document("name: x\nrules:\n  - {name: a, use: [b]}", "x.yaml"))
+    assert plain.cache.ttl_s == 86_400
+    assert (plain.cache.exact, plain.cache.semantic, plain.cache.scope) == (True, True, "key")
+    assert (plain.default_max_tokens, plain.on_budget_exhausted, plain.unpriced) == (1024, "local", "reject")
+    assert plain.on_redis_down is None
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_examples_load_without_a_warning(path: Path) -> None:
+    document = Document.read(path)
+    parsed: Policy = read_policy(document)
+    compiled = compile_policy(parsed, document, DEFAULT_MODELS, PriceBook.load(DEFAULT_MODELS))
+    assert compiled.warnings == ()
+    assert compiled.name == path.stem
