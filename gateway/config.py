@@ -128,13 +128,17 @@ DEFAULT_MODELS = (
 
 
 class Settings(Strict, frozen=True, kw_only=True):
-    """A read configuration: every path absolute, every ``${NAME}`` filled in (None where the variable is unset)."""
+    """A read configuration: every path absolute, every ``${NAME}`` filled in (None where the variable is unset).
+
+    ``keyless``: models whose ``api_key`` is written as a variable that is unset.
+    """
 
     config: GatewayConfig
     file: str
     data_dir: Path
     models_dir: Path
     policies_dir: Path
+    keyless: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def model(self, name: str) -> ModelConfig | None:
@@ -170,6 +174,11 @@ def _settings(config: GatewayConfig, file: str, env: dict[str, str], warnings: t
         data_dir=_absolute(env.get("GATEWAY_DATA_DIR") or filled.data_dir, base),
         models_dir=_absolute(env.get("GATEWAY_MODELS_DIR") or filled.models_dir, base),
         policies_dir=_absolute(policies, base) if policies else packaged_policies(),
+        keyless=tuple(
+            written.name
+            for written, model in zip(config.models, filled.models, strict=True)
+            if written.api_key and not model.api_key
+        ),
         warnings=warnings,
     )
 

@@ -138,7 +138,8 @@ class UpstreamUnavailable(UpstreamError):
         super().__init__(message, **kwargs)
         self.connect = connect
         if self.upstream_status == 429:
-            self.status, self.type, self.code = 429, "rate_limit_error", "rate_limit_exceeded"
+            self.status, self.type = 429, "rate_limit_error"
+            self.code = kwargs.get("code") or "rate_limit_exceeded"
         elif self.upstream_status is not None and 500 <= self.upstream_status <= 599:
             self.status = self.upstream_status
 

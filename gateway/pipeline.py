@@ -72,8 +72,10 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     left: Callable[[], Awaitable[None]]
 
     async def close(self) -> None:
-        await self.body.aclose()
-        await self.left()
+        try:
+            await self.body.aclose()
+        finally:
+            await self.left()
 
 
 class Pipeline:
@@ -152,9 +154,11 @@ class Pipeline:
         self, view: View, visit: Visit, headers: Headers, body: AsyncGenerator[bytes, None], rest: Rest | None = None
     ) -> Reply:
         async def left() -> None:
-            if rest is not None:
-                await rest.aclose()
-            self._leave(view, visit)
+            try:
+                if rest is not None:
+                    await rest.aclose()
+            finally:
+                self._leave(view, visit)
 
         return Reply(headers=headers, stream=visit.request.stream, body=body, left=left)
 

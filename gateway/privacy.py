@@ -13,7 +13,7 @@ _TOKEN_CHARACTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012345
 _NUMBER_CHARACTERS = b"0123456789 ()./-"
 _IS_TOKEN = bytes(120 if byte in _TOKEN_CHARACTERS else 32 for byte in range(256))
 _IS_NUMBER = bytes(120 if byte in _NUMBER_CHARACTERS else 32 for byte in range(256))
-_SHORTEST_SECRET, _SHORTEST_NUMBER = b"x" * 20, b"x" * 7
+_SHORTEST_SECRET, _SHORTEST_NUMBER = b"x" * 20, b"x" * 6
 
 _SECRET = re.compile(
     rb"(?<![A-Za-z0-9])(?:sk-[A-Za-z0-9_-]{20}|[sr]k_live_[A-Za-z0-9]{16}|A[KS]IA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30}"
@@ -27,7 +27,7 @@ _ASSIGNED = (
     ("secret", re.compile("secret" + _VALUE)),
     ("api", re.compile("api[_-]?key" + _VALUE)),
 )
-_NUMBER = re.compile(r"[0-9][0-9 ()./-]{4,100}[0-9]")
+_NUMBER = re.compile(rb"[0-9][0-9 ()./-]{4,100}[0-9]")
 _SEPARATORS = str.maketrans("", "", "+() ./-")
 _SSN = re.compile(r"(?<![0-9-])(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4}(?![0-9-])")
 _CPF = re.compile(r"(?<![0-9.])[0-9]{3}\.[0-9]{3}\.[0-9]{3}-[0-9]{2}(?![0-9])")
@@ -60,7 +60,7 @@ def classify(text: str) -> str:
     data = seen.encode("utf-8", "surrogatepass")
     if _has_secret(seen, data):
         return "secret"
-    number = _numbers(seen) if _SHORTEST_NUMBER in data.translate(_IS_NUMBER) else ""
+    number = _numbers(data)
     if number in ("card", "id"):
         return number
     if "@" in seen and _has_email(seen):
@@ -79,15 +79,20 @@ def _has_secret(text: str, data: bytes) -> bool:
 
 def _long_tokens(data: bytes) -> Iterator[bytes]:
     """The beginnings of runs of 20 and more token characters; a JSON web token as its own marker."""
-    shape = data.translate(_IS_TOKEN)
-    start = shape.find(_SHORTEST_SECRET)
-    while start >= 0:
-        end = shape.find(b" ", start)
-        end = len(shape) if end < 0 else end
+    for start, end in _runs(data.translate(_IS_TOKEN), _SHORTEST_SECRET):
         yield data[start : min(end, start + 256)]
         if data.startswith(b"eyJ", start) and data.startswith(b".eyJ", end):
             yield b"sk-" + data[start : start + 20]
-        start = shape.find(_SHORTEST_SECRET, end)
+
+
+def _runs(shape: bytes, shortest: bytes) -> Iterator[tuple[int, int]]:
+    """Where ``x`` is repeated at least as often as in ``shortest``: found at the speed of a substring search."""
+    start = shape.find(shortest)
+    while start >= 0:
+        end = shape.find(b" ", start)
+        end = len(shape) if end < 0 else end
+        yield start, end
+        start = shape.find(shortest, end)
 
 
 def _has_email(text: str) -> bool:
@@ -95,24 +100,27 @@ def _has_email(text: str) -> bool:
     return any(char.isalnum() or char in "_.%+-" for char in before if char)
 
 
-def _numbers(text: str) -> str:
+def _numbers(data: bytes) -> str:
     """``card``, ``id`` or ``phone`` among the long numbers of a text; ``unknown`` where they are too many."""
-    found = list(islice(_NUMBER.finditer(text), MOST_NUMBERS))
-    classes = {_number(written) for written in {_with_sign(text, number) for number in found}}
+    found = list(islice(_long_numbers(data), MOST_NUMBERS))
+    classes = {_number(written) for written in {written for written, _ in found}}
     if "card" in classes:
         return "card"
-    around = (text[max(0, number.start() - 12) : number.start() + 40] for number in found)
-    if "id" in classes or any(_lettered_id(id_[0]) for part in around for id_ in _LETTERED.finditer(part)):
+    if "id" in classes or any(_lettered_id(id_[0]) for _, around in found for id_ in _LETTERED.finditer(around)):
         return "id"
     if "phone" in classes:
         return "phone"
     return "unknown" if len(found) == MOST_NUMBERS else ""
 
 
-def _with_sign(text: str, number: re.Match[str]) -> str:
-    """A number with the plus or the bracket it begins with."""
-    start = number.start()
-    return text[start - 1 : number.end()] if text[start - 1 : start] in ("+", "(") else number[0]
+def _long_numbers(data: bytes) -> Iterator[tuple[str, str]]:
+    """Numbers with their separators and the plus or bracket they begin with, each with what stands around it."""
+    for start, end in _runs(data.translate(_IS_NUMBER), _SHORTEST_NUMBER):
+        for number in _NUMBER.finditer(data, start, end):
+            first = number.start()
+            signed = first - 1 if data[max(0, first - 1) : first] in (b"+", b"(") else first
+            around = data[max(0, first - 12) : first + 40]
+            yield data[signed : number.end()].decode("ascii"), around.decode("ascii", "replace")
 
 
 def _number(written: str) -> str:

@@ -202,7 +202,8 @@ class RedisLink:
         delay = 0.02
         while True:
             try:
-                connection = await asyncio.wait_for(self._connect(), 2 * self._timeout_s)
+                async with asyncio.timeout(2 * self._timeout_s):  # wait_for() may swallow the cancellation of close()
+                    connection = await self._connect()
             except (OSError, TimeoutError, RedisAway, hiredis.ReplyError):
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 0.5)

@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
@@ -51,7 +50,7 @@ class Fleet:
     def build(cls, settings: Settings, previous: Fleet | None = None) -> Fleet:
         """Connects to nothing. What ``previous`` knows about the health of unchanged models is taken over."""
         known = previous._targets if previous else {}
-        return cls(_target(model, settings.data_dir, known.get(model.name)) for model in settings.config.models)
+        return cls(_target(model, settings, known.get(model.name)) for model in settings.config.models)
 
     def unavailable(self, name: str) -> str | None:
         """Why a target cannot be asked now, None if it can. Instant."""
@@ -148,8 +147,8 @@ def _weight(failure: UpstreamError) -> int:
     return 3
 
 
-def _target(model: ModelConfig, data_dir: Path, before: Target | None) -> Target:
-    socket = str(socket_path(data_dir, f"chat-{model.local}")) if model.is_local and not model.url else None
+def _target(model: ModelConfig, settings: Settings, before: Target | None) -> Target:
+    socket = str(socket_path(settings.data_dir, f"chat-{model.local}")) if model.is_local and not model.url else None
     backend = _backend(model, socket)
     resilient = Resilient(
         model.name,
@@ -159,7 +158,7 @@ def _target(model: ModelConfig, data_dir: Path, before: Target | None) -> Target
         breaker=before.backend.breaker if before and before.config == model else None,
     )
     resilient.resume()
-    return Target(model, resilient, _missing(model), socket)
+    return Target(model, resilient, _missing(model, settings), socket)
 
 
 def _backend(model: ModelConfig, socket: str | None) -> OpenAIBackend | LiteLLMBackend:
@@ -186,6 +185,6 @@ def _backend(model: ModelConfig, socket: str | None) -> OpenAIBackend | LiteLLMB
     )
 
 
-def _missing(model: ModelConfig) -> str | None:
+def _missing(model: ModelConfig, settings: Settings) -> str | None:
     needs_key = model.kind in ("openai", "litellm") and not model.base_url
-    return "no api_key is set" if needs_key and not model.api_key else None
+    return "no api_key is set" if model.name in settings.keyless or (needs_key and not model.api_key) else None

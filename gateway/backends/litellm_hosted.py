@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, Awaitable
 from time import perf_counter
 from typing import Any
 
-import httpx
 import msgspec
 
 from gateway.backends import connect, translate
@@ -94,6 +93,8 @@ class LiteLLMBackend:
         """Nothing to do: litellm keeps its clients for the whole process and closes them at its end."""
 
     async def _complete(self, litellm: Any, request: ChatRequest) -> Any:
+        import httpx  # litellm's, and as unwanted in a worker that never calls it
+
         given = {name: msgspec.json.decode(raw) for name, raw in request.fields.items() if name in FORWARDED}
         if request.stream:
             given["stream_options"] = {"include_usage": True}

@@ -55,7 +55,7 @@ class Spool:
         os.fsync(self._file)
 
     def _open(self) -> int:
-        """The locked file; made anew where the background process took the lock of an empty one first and removed it."""
+        """The locked file; made anew where the background process got hold of the empty one first and removed it."""
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         while True:
             file = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)

@@ -22,7 +22,7 @@ HOSTED = [
 ]
 BACK_SECONDS = 15.0
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("supervisor")]
+pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture(scope="module")

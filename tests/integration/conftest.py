@@ -1,24 +1,42 @@
-"""What most integration tests stand on: a scripted upstream, and gateways in front of it."""
+"""What most integration tests stand on: a scripted upstream, and a gateway in front of it that a module's tests share.
+
+A module that uses ``gate`` runs on one event loop: ``pytestmark = pytest.mark.asyncio(loop_scope="module")``. One that
+needs other models or policies overrides ``served``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from tests.support.gateway import Gateway, gateway, hosted
 from tests.support.upstream import Upstream
 
 
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
+@pytest.fixture(scope="module")
+def upstream_server() -> Iterator[Upstream]:
     with Upstream.in_thread() as server:
         yield server
 
 
 @pytest.fixture
-async def gate(tmp_path: Path, upstream: Upstream) -> AsyncIterator[Gateway]:
+def upstream(upstream_server: Upstream) -> Upstream:
+    """An upstream nobody has asked yet."""
+    upstream_server.reset()
+    return upstream_server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served(tmp_path_factory: pytest.TempPathFactory, upstream_server: Upstream) -> AsyncIterator[Gateway]:
     """Everything goes to the one hosted model ``big``."""
-    async with gateway(tmp_path, [hosted("big", upstream.base_url)]) as under_test:
-        yield under_test
+    async with gateway(tmp_path_factory.mktemp("gate"), [hosted("big", upstream_server.base_url)]) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def gate(served: Gateway, upstream: Upstream) -> Gateway:
+    """The module's gateway, as if just started."""
+    await served.fresh()
+    return served

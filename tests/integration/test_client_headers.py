@@ -10,6 +10,8 @@ import pytest
 from tests.support.gateway import Gateway, gateway, hosted, local
 from tests.support.upstream import Plan, Upstream
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 SECRETS = {
     "cookie": "session=tasty",
     "x-api-key": "sk-someone",

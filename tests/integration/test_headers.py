@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
+from gateway.ledger.store import SqlStore
+from gateway.ledger.where import ledger_url
 from tests.support.gateway import Gateway, events, gateway, hosted, local
 from tests.support.upstream import Plan, Upstream
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 POLICY: Any = {
     "name": "default",
@@ -31,13 +35,18 @@ ON_EVERY_REPLY = {
 }
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served(tmp_path_factory: pytest.TempPathFactory, upstream_server: Upstream) -> AsyncIterator[Gateway]:
+    url = upstream_server.base_url
+    models = [hosted("big", url), hosted("dear", url, price={"input": 5, "output": 20}), local("small", url)]
+    async with gateway(tmp_path_factory.mktemp("gate"), models, [POLICY]) as running:
+        yield running
+
+
 @pytest.fixture
-async def gate(tmp_path: Path, upstream: Upstream) -> AsyncIterator[Gateway]:
+def upstream(upstream: Upstream) -> Upstream:
     upstream.default = Plan(text="Paris", prompt_tokens=1000, completion_tokens=100)
-    dear = hosted("dear", upstream.base_url, price={"input": 5, "output": 20})
-    small = local("small", upstream.base_url)
-    async with gateway(tmp_path, [hosted("big", upstream.base_url), dear, small], [POLICY]) as under_test:
-        yield under_test
+    return upstream
 
 
 def told(reply: httpx.Response) -> dict[str, str]:
@@ -122,7 +131,8 @@ async def test_an_admitted_request_that_fails_tells_as_much(gate: Gateway, upstr
 
     assert reply.status_code == 500
     assert told(reply).keys() == ON_EVERY_REPLY
-    assert (reply.headers["x-gateway-route"], reply.headers["x-gateway-model"]) == ("rest", "big")
+    assert reply.headers["x-gateway-route"] == "rest"
+    assert reply.headers["x-gateway-model"] == "small"  # the last that was asked
     assert reply.headers["x-ratelimit-remaining-requests"] == "9"
 
 
@@ -197,6 +207,17 @@ async def test_only_the_own_key_the_team_and_an_admin_may_ask(gate: Gateway) -> 
         404,
     ]
     assert (await gate.admin("GET", path)).status_code == 200
-    missing = await gate.get("/v1/requests/req_000000000000000000000000", own)
-    assert missing.status_code == 404
-    assert missing.json()["error"]["code"] == "not_found"
+
+
+async def test_a_request_nobody_made_is_told_from_one_that_cannot_be_looked_up(gate: Gateway) -> None:
+    path = "/v1/requests/req_000000000000000000000000"
+    before = await gate.get(path)
+    settings = gate.runtime.view.settings
+    settings.data_dir.mkdir(exist_ok=True)
+    writer = SqlStore(ledger_url(settings))
+    await writer.migrate()
+    await writer.close()
+    after = await gate.get(path)
+
+    assert (before.status_code, before.json()["error"]["code"]) == (503, "ledger_unavailable")
+    assert (after.status_code, after.json()["error"]["code"]) == (404, "not_found")

@@ -10,10 +10,13 @@ import httpx
 import msgspec
 import openai
 import pytest
+import pytest_asyncio
 from openai import AsyncOpenAI
 
 from tests.support.gateway import Gateway
 from tests.support.upstream import Plan, Upstream
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 NESTED_TOOL: Any = {
     "type": "function",
@@ -51,7 +54,7 @@ def wire() -> Wire:
     return Wire()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def client(gate: Gateway, wire: Wire) -> AsyncIterator[AsyncOpenAI]:
     key = await gate.key()
     async with AsyncOpenAI(base_url=gate.base_url, api_key=key, max_retries=0, http_client=wire.client) as made:
@@ -135,7 +138,9 @@ async def test_a_request_is_forwarded_byte_for_byte_but_for_its_model(
 
 async def test_numbers_escapes_and_spacing_of_a_body_survive(gate: Gateway, upstream: Upstream) -> None:
     odd = b'{ "a" : 1.0, "b": 1E3, "c": 12345678901234567890123, "d": "\\u00e9\\/", "d" : 0.10 }'
-    body = b'{"model":"auto","messages": [ {"role":"user","content":"hi", "x": ' + odd + b'} ],"metadata": ' + odd + b"}"
+    body = (
+        b'{"model":"auto","messages": [ {"role":"user","content":"hi", "x": ' + odd + b'} ],"metadata": ' + odd + b"}"
+    )
 
     reply = await gate.http.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
 

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -98,6 +99,19 @@ def test_what_is_installed_is_what_is_locked_and_tested(stages: list[list[Any]])
     assert torch
     assert torch[0] in script
     assert f'"{torch[0]}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_every_package_and_data_file_is_installed() -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {"gateway": "gateway", "local_models": "local_models", "farthing_policies": "policies"}
+    there = {
+        ".".join(file.relative_to(ROOT).parent.parts) for name in folders for file in (ROOT / name).rglob("__init__.py")
+    }
+    assert set(setuptools["packages"]) == there | {"farthing_policies"}
+    for name, folder in folders.items():
+        installed = {file for pattern in setuptools["package-data"][name] for file in (ROOT / folder).glob(pattern)}
+        files = {file for file in (ROOT / folder).rglob("*.*") if file.is_file() and file.suffix not in (".py", ".pyc")}
+        assert files - installed == set()
 
 
 def test_every_locked_release_has_hashes() -> None:

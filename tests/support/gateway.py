@@ -15,6 +15,7 @@ import msgspec
 import uvicorn
 import yaml
 
+from gateway.backends.fleet import Fleet
 from gateway.config import load
 from gateway.http.worker import build_runtime, server_config
 from gateway.runtime import Runtime
@@ -54,7 +55,6 @@ class Gateway:
         self.base_url = f"{url}/v1"
         self.http = httpx.AsyncClient(base_url=url, timeout=30.0, limits=httpx.Limits(max_connections=None))
         self._ids: dict[str, str] = {}
-        self._after = b"-"
 
     async def chat(
         self, prompt: str = "hello", *, key: str = "", headers: Mapping[str, str] | None = None, **body: Any
@@ -92,7 +92,7 @@ class Gateway:
         return await self.http.request(method, path, headers={"authorization": f"Bearer {ADMIN}"}, **more)
 
     async def rows(self, count: int) -> list[LedgerEntry]:
-        """All rows on the ledger stream since `mark`, once there are ``count``; one more fails the test."""
+        """All rows on the ledger stream, once there are ``count``; one more fails the test."""
         with contextlib.suppress(TimeoutError):
             await until(lambda: self._has_rows(count), within_s=5)
         await self.runtime.books.drain()  # what is still being settled would be a row too many
@@ -100,11 +100,14 @@ class Gateway:
         assert len(rows) == count, [(row.request_id, row.status, row.error) for row in rows]
         return rows
 
-    async def mark(self) -> None:
-        """From now on `rows` gives only newer ones."""
-        await self.runtime.books.drain()
-        last: Any = await self.runtime.redis.xrevrange(self.runtime.keys.ledger, count=1)
-        self._after = b"(" + last[0][0] if last else b"-"
+    async def fresh(self) -> None:
+        """As if just started: Redis is empty, and every target is well."""
+        runtime, view = self.runtime, self.runtime.view
+        await runtime.books.drain()
+        await runtime.redis.flushdb()
+        runtime.ring.forget()
+        runtime.view = msgspec.structs.replace(view, fleet=Fleet.build(view.settings))
+        await view.fleet.close()
 
     async def budget(self, key: str) -> dict[str, int]:
         """``left``, ``reserved``, ``spent`` and ``limit`` of a key's budget, nano-dollars; {} before its first use."""
@@ -125,7 +128,7 @@ class Gateway:
         return len(await self._rows()) >= count
 
     async def _rows(self) -> list[LedgerEntry]:
-        messages: Any = await self.runtime.redis.xrange(self.runtime.keys.ledger, min=self._after)
+        messages: Any = await self.runtime.redis.xrange(self.runtime.keys.ledger)
         return [msgspec.json.decode(fields[b"e"], type=LedgerEntry) for _, fields in messages if b"e" in fields]
 
 

