@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 import time
 from collections import OrderedDict
@@ -26,6 +27,7 @@ PREFIX = "fg-"
 ANONYMOUS = Principal(key_id="anonymous", name="anonymous")
 ADMIN = Principal(key_id="admin", name="admin", admin=True)
 _COPIES_MAX = 10_000
+_HOST = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[0-9A-Za-z.-]+))(?::\d{1,5})?")
 
 
 class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -288,10 +290,8 @@ def anonymous_allowed(config: AuthConfig, peer: Peer) -> bool:
 
 
 def _local_host(host: str) -> bool:
-    try:
-        return is_loopback(urlsplit(f"//{host}").hostname or "")
-    except ValueError:
-        return False
+    found = _HOST.fullmatch(host)
+    return found is not None and is_loopback((found["six"] or found["name"]).lower())
 
 
 def _own_origin(origin: str, host: str) -> bool:

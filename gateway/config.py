@@ -15,6 +15,7 @@ from gateway.errors import ConfigError
 from gateway.yamlfile import Document
 
 _ENV = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}")
+_LONGEST_PART = 40
 _SECRET_KEYS = {"api_key", "admin_key"}
 Provider = Literal["openai", "openai_compatible", "litellm", "local"]
 
@@ -285,5 +286,10 @@ def runtime_dir(data_dir: Path) -> Path:
 
 
 def socket_path(data_dir: Path, part: str) -> Path:
-    """Where a part listens: ``redis``, ``embed``, ``chat-<catalog model>``."""
-    return runtime_dir(data_dir) / f"{part}.sock"
+    """Where a part listens: ``redis``, ``embed``, ``chat-<catalog model>`` (or ``chat-hf:owner/repo/file``)."""
+    import hashlib
+
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", part)
+    if name != part or len(name) > _LONGEST_PART:
+        name = f"{name[:_LONGEST_PART]}-{hashlib.sha256(part.encode()).hexdigest()[:8]}"
+    return runtime_dir(data_dir) / f"{name}.sock"

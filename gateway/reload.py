@@ -85,6 +85,7 @@ class Reloader:
                 raise
             self.error = None
             self._runtime.view = view
+            view.fleet.resume()
             _log.info("reloaded", policies=[policy.label for policy in view.policies.policies.values()])
             drain = asyncio.create_task(old.fleet.close(_DRAIN_S))
             self._drains.add(drain)

@@ -52,6 +52,11 @@ class Fleet:
         known = previous._targets if previous else {}
         return cls(_target(model, settings, known.get(model.name)) for model in settings.config.models)
 
+    def resume(self) -> None:
+        """Go on probing what was unreachable under the fleet before; to be called on the loop."""
+        for target in self._targets.values():
+            target.backend.resume()
+
     def unavailable(self, name: str) -> str | None:
         """Why a target cannot be asked now, None if it can. Instant."""
         target = self._targets.get(name)
@@ -157,7 +162,6 @@ def _target(model: ModelConfig, settings: Settings, before: Target | None) -> Ta
         probe=backend.reachable if backend.probed else None,
         breaker=before.backend.breaker if before and before.config == model else None,
     )
-    resilient.resume()
     return Target(model, resilient, _missing(model, settings), socket)
 
 

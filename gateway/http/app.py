@@ -46,7 +46,7 @@ def create_app(runtime: Runtime) -> Starlette:
         Route("/admin/policies/reload", admin.reload, methods=["POST"]),
         *_dashboard(runtime),
     ]
-    return Starlette(
+    app = Starlette(
         routes=routes,
         lifespan=_lifespan(runtime, reloader),
         exception_handlers={
@@ -55,6 +55,8 @@ def create_app(runtime: Runtime) -> Starlette:
             Exception: errors.on_bug,
         },
     )
+    app.router.redirect_slashes = False
+    return app
 
 
 def _dashboard(runtime: Runtime) -> list[Route]:

@@ -66,7 +66,7 @@ def _model_part(settings: Settings, kind: str, name: str, part: str) -> Part:
         return Launch((*command, "--uds", str(socket), *defaults))
 
     return Part(
-        part,
+        socket.stem,
         launch,
         partial(_healthy, "http://part/healthz", str(socket)),
         {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},

@@ -31,8 +31,11 @@ def settlement(request_id: str, cost: int = 0, *, store: CacheWrite | None = Non
 
 
 async def budget(redis: Redis, key_id: str = "k1") -> dict[str, int]:
+    """The amounts of a key's budget, nano-dollars; {} where it has none yet."""
     held: Any = await redis.hgetall(KEYS.budget(key_id))
-    return {name.decode(): int(value) for name, value in held.items()}
+    amounts = {name.decode(): int(value) for name, value in held.items()}
+    amounts.pop("checked", None)
+    return amounts
 
 
 async def ledger(redis: Redis) -> list[LedgerEntry]:

@@ -186,3 +186,10 @@ def test_where_it_is_installed_the_policies_are_a_package_of_data(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="packaged policies are missing"):
         packaged_policies()
+
+
+def test_a_socket_of_a_model_written_out_is_a_short_name_of_its_own() -> None:
+    written = "chat-hf:bartowski/Llama-3.2-1B-Instruct-GGUF/Llama-3.2-1B-Instruct-Q4_K_M.gguf"
+    sockets = {socket_path(Path("/data"), name) for name in (written, written.replace("Q4_K_M", "Q8_0"))}
+    assert len(sockets) == 2
+    assert all(path.parent == runtime_dir(Path("/data")) and len(str(path)) <= 104 for path in sockets)

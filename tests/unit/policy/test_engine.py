@@ -63,6 +63,13 @@ def test_without_hosted_keys_everything_is_answered_locally_and_says_so(routes: 
         assert decision.degraded == "no-hosted-key"
 
 
+def test_local_models_that_the_rule_does_not_name_stand_behind_those_it_does() -> None:
+    compiled = policy("{name: all, use: [local-big, gpt-4o-mini]}", models=TWO_LOCAL)
+    decision = decide(compiled, unavailable=NO_KEYS)
+    assert (decision.targets, decision.last_resort) == (("local-big", "local-small"), ())
+    assert decision.degraded == "no-hosted-key"
+
+
 def test_hosted_targets_that_are_away_for_another_reason(routes: CompiledPolicy) -> None:
     decision = decide(routes, 0.9, unavailable=away(gpt_4o_mini="cooling down", claude="no api_key is set"))
     assert (decision.targets, decision.degraded) == (("local-small",), "hosted-unavailable")

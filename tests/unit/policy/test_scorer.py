@@ -52,6 +52,7 @@ Does every bounded sequence have a convergent subsequence?
 What drug treats status epilepticus refractory to benzodiazepines?
 Who has standing to sue under the Clean Water Act?
 What is the fundamental group of the torus?
+Who is liable?
 Beweise, dass es unendlich viele Primzahlen gibt.
 A bat and a ball cost $1.10; the bat costs a dollar more than the ball. How much is the ball?
 """.strip().splitlines()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from gateway.supervisor import models
-from gateway.supervisor.children import State, Unavailable, until
+from gateway.supervisor.children import State, Unavailable
 from local_models import fetch
+from tests.support.waiting import until
 
 Said = list[tuple[State, str]]
 
@@ -63,17 +64,9 @@ def stalled(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     assert broken.wait(30)
 
 
-def _something(said: Said) -> Callable[[], Awaitable[bool]]:
-    async def holds() -> bool:
-        return bool(said)
-
-    return holds
-
-
 async def test_progress_is_said_and_a_stop_breaks_it_off(tmp_path: Path, said: Said, stalled: threading.Event) -> None:
     task = asyncio.create_task(ensured("smollm2-135m-instruct", tmp_path, said))
-    async with asyncio.timeout(30):
-        await until(_something(said))
+    await until(lambda: said)
     assert said == [("fetching", "download 50 %")]
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -1,0 +1,200 @@
+"""Recall and remember over a real Redis, between two workers; the vectors are the test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from redis.asyncio import Redis
+
+from gateway.cache import exact
+from gateway.cache.keys import CacheContext
+from gateway.cache.semantic import THRESHOLD, SemanticCache
+from gateway.errors import UpstreamUnavailable
+from gateway.redis_io import Keys, RedisLink
+from gateway.types import CacheEntry, Usage
+
+ANGLES = {"what is the capital of france": 0.0, "tell me what the capital of france is": 0.1, "why": 1.0}
+
+
+class Angles:
+    """Each known question is a direction in the plane; the cosine of two is their similarity."""
+
+    id: str | None = "angles/2"
+
+    def __init__(self) -> None:
+        self.angles = dict(ANGLES)
+        self.asked: list[str] = []
+        self.away = False
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        self.asked += texts
+        if self.away:
+            raise UpstreamUnavailable("the embedder is away")
+        return np.array([[np.cos(self.angles[text]), np.sin(self.angles[text])] for text in texts], dtype=np.float32)
+
+    async def close(self) -> None: ...
+
+
+def context(question: str, partition: str = "p") -> CacheContext:
+    return CacheContext(partition=partition, exact=f"{partition}:{question}", normal=None, question=question)
+
+
+FRANCE, PARAPHRASE, OTHER = (context(question) for question in ANGLES)
+
+
+class Worker:
+    """A semantic cache and its embedder."""
+
+    def __init__(self, link: RedisLink, redis: Redis, keys: Keys) -> None:
+        self.redis, self.keys, self.embedder = redis, keys, Angles()
+        self.cache = SemanticCache(link, keys, self.embedder)
+        self._last = b"-"
+
+    async def store(self, stored: CacheContext) -> None:
+        """What settling does, and the vector."""
+        entry = CacheEntry(
+            id=stored.exact, body=b"{}", model="big", usage=Usage(), created_ms=1, prompt=stored.question
+        )
+        await self.redis.set(self.keys.exact(stored.exact), exact.encode(entry) or b"")
+        await self.cache.remember(stored)
+
+    async def follow(self) -> None:
+        """Apply the events of all workers so far."""
+        events: Any = await self.redis.xrange(self.keys.events, min=self._last)
+        for message_id, fields in events:
+            self.cache.apply(fields)
+            self._last = b"(" + message_id
+
+    async def finds(self, asked: CacheContext) -> str | None:
+        hit, _ = await self.cache.recall(asked)
+        return None if hit is None else hit.entry.id
+
+
+@pytest.fixture
+def one(link: RedisLink, redis: Redis, keys: Keys) -> Worker:
+    return Worker(link, redis, keys)
+
+
+@pytest.fixture
+def two(link: RedisLink, redis: Redis, keys: Keys) -> Worker:
+    return Worker(link, redis, keys)
+
+
+async def test_a_paraphrase_is_answered_by_another_worker(one: Worker, two: Worker) -> None:
+    await one.store(FRANCE)
+    assert await two.finds(PARAPHRASE) is None
+    await two.follow()
+    hit, _ = await two.cache.recall(PARAPHRASE)
+    assert hit is not None
+    assert (hit.entry.id, hit.tier) == (FRANCE.exact, "semantic")
+    assert hit.similarity == pytest.approx(np.cos(0.1))
+    assert await two.finds(OTHER) is None
+    await one.follow()  # its own event changes nothing
+    assert (one.cache.size, two.cache.size) == (1, 1)
+
+
+async def test_nothing_is_found_beyond_the_partition(one: Worker) -> None:
+    await one.store(FRANCE)
+    assert await one.finds(context(PARAPHRASE.question, "another key's")) is None
+
+
+async def test_nothing_below_the_threshold_is_found(one: Worker) -> None:
+    await one.store(FRANCE)
+    edge = float(np.arccos(THRESHOLD))
+    for offset, found in ((-0.001, FRANCE.exact), (0.001, None)):
+        one.embedder.angles[PARAPHRASE.question] = edge + offset
+        assert await one.finds(PARAPHRASE) == found
+
+
+async def test_the_guard_looks_at_each_candidate(one: Worker) -> None:
+    negated, numbers = context("what is not the capital of france"), context("what is the capital of france 2")
+    one.embedder.angles |= {negated.question: 0.1, numbers.question: 0.1}
+    for stored in (negated, numbers):
+        await one.store(stored)
+    assert await one.finds(PARAPHRASE) is None
+    await one.store(FRANCE)  # further away than both
+    assert await one.finds(PARAPHRASE) == FRANCE.exact
+
+
+async def test_no_embedding_is_computed_where_it_could_change_nothing(one: Worker) -> None:
+    assert await one.finds(FRANCE) is None
+    assert await one.finds(context("")) is None
+    await one.cache.remember(context(""))
+    assert one.embedder.asked == []
+
+
+async def test_what_was_embedded_for_the_search_is_not_embedded_again_for_the_store(one: Worker, two: Worker) -> None:
+    await one.store(FRANCE)
+    hit, vector = await one.cache.recall(OTHER)
+    assert hit is None
+    await one.cache.remember(OTHER, vector)
+    assert one.embedder.asked == [FRANCE.question, OTHER.question]
+    await two.follow()
+    assert two.cache.size == 2
+
+
+async def test_an_answer_that_has_gone_is_no_hit_and_is_forgotten(one: Worker) -> None:
+    await one.store(FRANCE)
+    await one.redis.delete(one.keys.exact(FRANCE.exact))
+    assert await one.finds(PARAPHRASE) is None
+    assert one.cache.size == 0
+
+
+async def test_while_redis_is_away_nothing_is_found_and_nothing_forgotten(one: Worker, keys: Keys) -> None:
+    away = Worker(RedisLink("unix:///nobody"), one.redis, keys)
+    await away.store(FRANCE)
+    assert await away.finds(PARAPHRASE) is None
+    assert away.cache.size == 1
+
+
+async def test_without_the_embedder_there_are_no_hits_and_no_errors(one: Worker, link: RedisLink, keys: Keys) -> None:
+    await one.store(FRANCE)
+    one.embedder.away = True
+    assert await one.finds(PARAPHRASE) is None
+    await one.cache.remember(OTHER)
+    assert one.cache.size == 1
+    switched_off = SemanticCache(link, keys, None)
+    switched_off.apply({b"add": b"e", b"partition": b"p", b"vector": np.ones(2, dtype=np.float32).tobytes()})
+    await switched_off.remember(FRANCE)
+    assert await switched_off.recall(FRANCE) == (None, None)
+
+
+async def test_a_dropped_entry_and_a_purge_reach_every_worker(one: Worker, two: Worker) -> None:
+    await one.store(FRANCE)
+    await one.store(OTHER)
+    await two.follow()
+    for dropped in (FRANCE.exact, FRANCE.exact, "unknown"):
+        await one.redis.xadd(one.keys.events, {"drop": dropped, "partition": "p"})
+    await one.redis.xadd(one.keys.events, {"drop": "x", "partition": "unknown"})
+    await two.follow()
+    assert (await two.finds(PARAPHRASE), two.cache.size) == (None, 1)
+    await one.redis.xadd(one.keys.events, {"drop": OTHER.exact, "partition": "p"})
+    await two.follow()
+    assert two.cache.size == 0
+    await one.redis.xadd(one.keys.events, {"purge": ""})
+    await one.follow()
+    assert one.cache.size == 0
+
+
+async def test_a_worker_that_starts_takes_over_what_redis_holds(one: Worker, two: Worker) -> None:
+    await one.store(FRANCE)
+    two.cache.load("p", await one.redis.hgetall(one.keys.vectors("p")))  # type: ignore[misc]
+    assert await two.finds(PARAPHRASE) == FRANCE.exact
+
+
+async def test_vectors_of_another_size_are_never_compared(one: Worker) -> None:
+    one.cache.load("p", {b"three": np.ones(3, dtype=np.float32).tobytes()})
+    assert await one.finds(FRANCE) is None
+    await one.store(FRANCE)
+    assert await one.finds(PARAPHRASE) == FRANCE.exact
+    assert one.cache.size == 1
+
+
+async def test_a_vector_that_is_no_number_is_never_near(one: Worker) -> None:
+    await one.store(FRANCE)
+    one.embedder.angles[PARAPHRASE.question] = float("nan")
+    assert await one.finds(PARAPHRASE) is None
