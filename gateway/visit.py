@@ -65,6 +65,7 @@ class Visit:
         self.kept: list[bytes] = []
         self.complete = False
         self.settled = False
+        self.billed: Bill | None = None
         self._kept_bytes = 0
         self._text: list[str] = []
         self._first_text: float | None = None
@@ -154,6 +155,12 @@ class Bill(msgspec.Struct, frozen=True, kw_only=True):
 
 def bill(visit: Visit, prices: PriceBook) -> Bill:
     """Price a request: true cost of every call that was billed, and the baseline's cost for the same tokens."""
+    if visit.billed is None or visit.status != "ok":
+        visit.billed = _bill(visit, prices)
+    return visit.billed
+
+
+def _bill(visit: Visit, prices: PriceBook) -> Bill:
     usage = visit.final_usage()
     baseline = visit.policy.policy.baseline
     reference = visit.hit.entry.usage if visit.hit is not None else usage

@@ -21,17 +21,36 @@ from gateway.http.peer import may_look
 from gateway.reload import Reloader
 
 if TYPE_CHECKING:
-    from starlette.requests import HTTPConnection
+    from starlette.requests import HTTPConnection, Request
+    from starlette.responses import Response
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from gateway.runtime import Runtime
 
+_CHAT = "/v1/chat/completions"
 
-def create_app(runtime: Runtime) -> Starlette:
-    """The application over one runtime, which it starts and closes."""
+
+def create_app(runtime: Runtime) -> ASGIApp:
+    """The application over one runtime, which it starts and closes.
+
+    Chat completions go straight to their endpoint: Starlette's stack costs a twentieth of such a request.
+    """
+    chat, rest = ChatEndpoint(runtime), _rest(runtime)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == _CHAT and scope["method"] == "POST":
+            await chat(scope, receive, send)
+        else:
+            await rest(scope, receive, send)
+
+    return app
+
+
+def _rest(runtime: Runtime) -> Starlette:
     reloader = Reloader(runtime)
     health, meta, admin = Health(runtime), Meta(runtime), Admin(runtime, reloader)
     routes = [
-        Route("/v1/chat/completions", ChatEndpoint(runtime), methods=["POST"]),
+        Route(_CHAT, _only_post, methods=["POST"]),
         Route("/v1/models", meta.models),
         Route("/v1/models/{model:path}", meta.model),
         Route("/v1/requests/{request_id}", meta.request),
@@ -57,6 +76,10 @@ def create_app(runtime: Runtime) -> Starlette:
     )
     app.router.redirect_slashes = False
     return app
+
+
+async def _only_post(_: Request) -> Response:
+    raise HTTPException(405)
 
 
 def _dashboard(runtime: Runtime) -> list[Route]:

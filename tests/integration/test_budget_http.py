@@ -132,7 +132,7 @@ async def test_an_exact_hit_is_served_whatever_is_left(gate: Gateway, upstream: 
     upstream.default = Plan(text="ok", prompt_tokens=5, completion_tokens=1)
     # enough for the worst case of one request: about 10 prompt tokens and 50 of answer
     key = await gate.key(budget_usd=0.00055)
-    policy = {"model": "auto:retry", "max_tokens": 50}
+    policy: dict[str, Any] = {"model": "auto:retry", "max_tokens": 50}
 
     first = await gate.chat(key=key, **policy)
     await gate.runtime.books.drain()

@@ -229,6 +229,18 @@ async def test_usage_reported_before_a_stream_breaks_is_what_it_costs(
     assert row.cost_nano == 250_000 + reported.completion_tokens * 10_000
 
 
+async def test_an_estimate_is_never_above_what_was_reserved(gate: Gateway, upstream: Upstream, key: str) -> None:
+    upstream.default = Plan(text="word " * 500, completion_tokens=500, usage="missing")  # it ignores max_tokens
+
+    reply = await gate.chat(key=key, model="auto:only-big", max_tokens=1, stream=True)
+
+    assert reply.status_code == 200
+    [row] = await gate.rows(1)
+    assert (row.usage_source, row.completion_tokens > 100) == ("estimated", True)
+    assert row.cost_nano == row.reserved_nano
+    await gate.nothing_held(key)
+
+
 async def test_three_failures_keep_a_target_from_being_asked(gate: Gateway, upstream: Upstream, key: str) -> None:
     upstream.plans["big"] = Plan(status=500)
 

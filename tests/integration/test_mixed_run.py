@@ -104,7 +104,12 @@ class Crowd:
     async def leave_before_the_answer(self, number: int, prompt: str, body: dict[str, Any]) -> None:
         asking = asyncio.create_task(self.gate.chat(prompt, key=self.key, **body))
         user = f"user-{number}"
-        await self.upstream.wait_until(lambda: any(one.json["user"] == user for one in self.upstream.requests))
+        seen = asyncio.ensure_future(
+            self.upstream.wait_until(lambda: any(one.json["user"] == user for one in self.upstream.requests))
+        )
+        await asyncio.wait({asking, seen}, return_when=asyncio.FIRST_COMPLETED)
+        assert not asking.done(), asking.result().text
+        await seen
         asking.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asking

@@ -21,7 +21,8 @@ def principal(**changes: Any) -> Principal:
 
 
 def intent(**changes: Any) -> Intent:
-    return Intent(**({"worker": "w1", "key_id": "k1", "ts_ms": NOON} | changes))
+    fields: dict[str, Any] = {"worker": "w1", "key_id": "k1", "ts_ms": NOON}
+    return Intent(**(fields | changes))
 
 
 def settlement(request_id: str, cost: int = 0, *, store: CacheWrite | None = None, **changes: Any) -> Settlement:

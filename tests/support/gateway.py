@@ -189,7 +189,10 @@ async def gateway(
 @contextlib.asynccontextmanager
 async def serving(runtime: Runtime) -> AsyncIterator[tuple[str, Runtime]]:
     """Uvicorn on this loop, on a free port."""
-    listening = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    # asyncio switches Nagle's algorithm off only where the protocol is spelled out: else each reply takes 40 ms more.
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(2048)
     server = uvicorn.Server(server_config(runtime, loop="none"))
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     task = asyncio.create_task(server.serve(sockets=[listening]))

@@ -26,7 +26,16 @@ def allowed(
 
 @pytest.mark.parametrize(
     "host",
-    ["localhost", "localhost:8080", "LocalHost:1", "127.0.0.1", "127.0.0.1:8080", "127.8.9.1:80", "[::1]", "[::1]:8080"],
+    [
+        "localhost",
+        "localhost:8080",
+        "LocalHost:1",
+        "127.0.0.1",
+        "127.0.0.1:8080",
+        "127.8.9.1:80",
+        "[::1]",
+        "[::1]:8080",
+    ],
 )
 def test_a_client_of_this_machine_needs_no_key(host: str) -> None:
     assert allowed({"host": host})

@@ -92,7 +92,7 @@ async def test_a_connection_that_breaks_fails_all_its_calls_at_once_and_mends_it
         blocked = [asyncio.ensure_future(link.call("BLPOP", "nothing", "0")) for _ in range(50)]
         await asyncio.sleep(0)
         began = time.monotonic()
-        await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await redis.client_kill_filter(_type="normal", skipme=True)
 
         replies = await outcomes(list(blocked))
 
@@ -173,7 +173,7 @@ async def test_a_full_redis_counts_as_away_also_inside_a_script(own_redis: Redis
 async def test_a_read_only_replica_counts_as_away(own_redis: RedisServer) -> None:
     redis = client(own_redis.url)
     async with linked(own_redis.url) as link:
-        await redis.execute_command("REPLICAOF", "127.0.0.1", "1")
+        await redis.replicaof("127.0.0.1", "1")
         with pytest.raises(RedisAway, match="READONLY"):
             await link.run(Script("return redis.call('SET', KEYS[1], '1')"), ("a",))
     await redis.aclose()

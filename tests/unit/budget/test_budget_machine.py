@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Mapping
+from typing import TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -46,7 +46,7 @@ class Budget(RuleBasedStateMachine):
         self.counted: list[str] = []
         self.costs: dict[str, int] = {}
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, work: Awaitable[T]) -> T:
         return self.loop.run_until_complete(work)
 
     def teardown(self) -> None:
@@ -58,7 +58,7 @@ class Budget(RuleBasedStateMachine):
         self.names += 1
         return f"r{self.names}"
 
-    def known(self, pick: int, among: Any) -> str:
+    def known(self, pick: int, among: Mapping[str, int]) -> str:
         return sorted(among)[pick % len(among)]
 
     @rule()
@@ -155,5 +155,5 @@ def test_the_books_agree_for_any_interleaving(shared_redis: RedisServer) -> None
     checks = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
     run_state_machine_as_test(
         Budget,
-        settings=settings(max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=checks),
+        settings=settings(max_examples=35, stateful_step_count=30, deadline=None, suppress_health_check=checks),
     )

@@ -33,7 +33,7 @@ class Caller:
 
 async def held(redis: Redis) -> tuple[int, int]:
     """Intents and concurrency slots."""
-    return await redis.hlen(KEYS.intents), await redis.zcard(KEYS.running("k1"))  # type: ignore[misc]
+    return await redis.hlen(KEYS.intents), await redis.zcard(KEYS.running("k1"))
 
 
 async def test_rpm_admits_a_minutes_worth_and_tells_when_the_next_one_may_come(link: RedisLink, redis: Redis) -> None:
@@ -129,9 +129,9 @@ async def test_a_slot_comes_back_when_settled_or_when_its_lease_ends(link: Redis
 async def test_a_refused_request_leaves_nothing_behind(link: RedisLink, redis: Redis, limit: str) -> None:
     allowed = Caller(link, principal(**{"rpm": 9, "tpm": 9, "concurrency": 9, limit: 1}))
     assert (await allowed.ask()).refused == ""
-    before = (await held(redis), await redis.hgetall(KEYS.limits("k1")))  # type: ignore[misc]
+    before = (await held(redis), await redis.hgetall(KEYS.limits("k1")))
     assert (await allowed.ask()).refused == limit
-    assert (await held(redis), await redis.hgetall(KEYS.limits("k1"))) == before  # type: ignore[misc]
+    assert (await held(redis), await redis.hgetall(KEYS.limits("k1"))) == before
     assert before[0] == (1, 1)
 
 
@@ -151,7 +151,7 @@ async def test_a_clock_that_steps_back_takes_nothing_away(link: RedisLink) -> No
 async def test_the_intent_tells_a_sweeper_everything_and_its_amount_in_front(link: RedisLink, redis: Redis) -> None:
     about = intent(team="red", requested="auto", policy="p@1")
     await admit(link, KEYS, principal(), "r1", about, tokens=1)
-    value: Any = await redis.hget(KEYS.intents, "r1")  # type: ignore[misc]
+    value: Any = await redis.hget(KEYS.intents, "r1")
     amount, _, payload = value.partition(b"|")
     assert amount == b"0"
     assert msgspec.json.decode(payload, type=Intent) == about
@@ -160,7 +160,7 @@ async def test_the_intent_tells_a_sweeper_everything_and_its_amount_in_front(lin
 async def test_what_is_left_of_a_budget_follows_a_changed_limit(link: RedisLink, redis: Redis) -> None:
     name = KEYS.budget("k1")
     limit, spent = 9 * 10**18, 2**53 + 1
-    await redis.hset(name, mapping={"left": limit - spent, "limit": limit, "reserved": 0, "spent": spent})  # type: ignore[misc]
+    await redis.hset(name, mapping={"left": limit - spent, "limit": limit, "reserved": 0, "spent": spent})
     assert (await Caller(link, principal(budget_nano=limit)).ask()).budget_left == limit - spent
     assert (await Caller(link, principal(budget_nano=limit - 1)).ask()).budget_left == limit - 1 - spent
     assert (await Caller(link, principal(budget_nano=spent - 5)).ask()).budget_left == -5

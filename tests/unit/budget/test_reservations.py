@@ -131,7 +131,7 @@ async def test_the_sweep_leaves_the_living_and_the_briefly_missing_alone(link: R
 
     [row] = await ledger(redis)
     assert row.request_id == "of-gone"
-    assert set(await redis.hkeys(KEYS.intents)) == {b"of-living", b"of-late"}  # type: ignore[misc]
+    assert set(await redis.hkeys(KEYS.intents)) == {b"of-living", b"of-late"}
     await redis.delete(KEYS.alive("late"))
     assert await sweep(redis, NOON + 4_100) == 0  # its grace starts anew
 
@@ -198,7 +198,7 @@ async def test_tokens_of_the_answer_are_charged_to_the_bucket_the_key_has(link: 
     who = principal(tpm=1000)
     await admit(link, KEYS, who, "r1", intent(), tokens=100)
     await settle(link, KEYS, settlement("r1", 0, budgeted=False, tokens=1500))
-    assert float(await redis.hget(KEYS.limits("k1"), "tpm")) == -600  # type: ignore[misc, arg-type]
+    assert float(await redis.hget(KEYS.limits("k1"), "tpm")) == -600  # type: ignore[arg-type]
     await settle(link, KEYS, settlement("r2", 0, budgeted=False, intent=False, tokens=1500))
     await redis.delete(KEYS.limits("k1"))
     await settle(link, KEYS, settlement("r3", 0, budgeted=False, intent=False, tokens=1500))
@@ -214,7 +214,7 @@ async def test_an_answer_is_stored_in_the_call_that_settles_and_only_there(link:
     assert 0 < await redis.pttl(KEYS.exact("d")) <= DAY_MS
     assert 0 < await redis.pttl(KEYS.normal("n")) <= DAY_MS
     assert await redis.zscore(KEYS.entries, "d") == NOON
-    assert await redis.hget(KEYS.sizes, "d") == b"5:p"  # type: ignore[misc]
+    assert await redis.hget(KEYS.sizes, "d") == b"5:p"
 
     longer = msgspec.structs.replace(store, value=b"1234567", normal=None)
     await settle(link, KEYS, settlement("r1", store=longer))  # a replay

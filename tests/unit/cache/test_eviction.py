@@ -28,9 +28,11 @@ async def store(link: RedisLink, keys: Keys, name: str, *, size: int = 10, ends_
 
 async def left(redis: Redis, keys: Keys) -> set[str]:
     """Ids that are still stored, the same everywhere they are kept."""
-    ids = {name.decode() for name in await redis.zrange(keys.entries, 0, -1)}
-    sizes: Any = await redis.hkeys(keys.sizes)  # type: ignore[misc]
-    answers = {name.decode().removeprefix(keys.exact("")) for name in await redis.keys(keys.exact("*"))}
+    entries: Any = await redis.zrange(keys.entries, 0, -1)
+    ids = {name.decode() for name in entries}
+    sizes: Any = await redis.hkeys(keys.sizes)
+    names: Any = await redis.keys(keys.exact("*"))
+    answers = {name.decode().removeprefix(keys.exact("")) for name in names}
     assert ids == answers == {name.decode() for name in sizes}
     return ids
 
@@ -73,7 +75,7 @@ async def test_a_counter_that_is_wrong_does_not_turn_in_circles(redis: Redis, ke
 async def test_dropping_tells_all_workers_of_vectors_only(link: RedisLink, redis: Redis, keys: Keys) -> None:
     for name in ("with", "without"):
         await store(link, keys, name)
-    await redis.hset(keys.vectors("p"), "with", b"vector")  # type: ignore[misc]
+    await redis.hset(keys.vectors("p"), "with", b"vector")
 
     assert await drop(redis, ["with", b"without", "unknown"]) == 2
 

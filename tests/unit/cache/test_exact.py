@@ -12,7 +12,13 @@ from gateway.redis_io import Keys, RedisLink
 from gateway.types import CacheEntry, Usage
 
 ENTRY = CacheEntry(
-    id="e", body=b'{"x":"\xc3\xa9"}', model="big", usage=Usage(prompt_tokens=2**60), created_ms=1, prompt="p", cost_nano=2**60
+    id="e",
+    body=b'{"x":"\xc3\xa9"}',
+    model="big",
+    usage=Usage(prompt_tokens=2**60),
+    created_ms=1,
+    prompt="p",
+    cost_nano=2**60,
 )
 
 

@@ -40,7 +40,7 @@ def check(found: list[tuple[str, float]], model: dict[str, Vector], wanted: Vect
 
 
 @given(steps=STEPS, rows=st.sampled_from([1000, 12, 1]))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 def test_any_history_of_changes_leaves_the_live_entries(steps: list[tuple[str, int, int]], rows: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_FAISS_ROWS", rows)
@@ -72,7 +72,8 @@ def test_a_second_vector_under_an_id_replaces_the_first() -> None:
     index.add("a", unit(2))
     assert len(index) == 1
     [(name, score)] = index.nearest(unit(2))
-    assert (name, score) == ("a", pytest.approx(1.0))
+    assert name == "a"
+    assert score == pytest.approx(1.0)
 
 
 def test_thousands_of_rows_before_and_after_faiss_and_compaction() -> None:
@@ -86,7 +87,9 @@ def test_thousands_of_rows_before_and_after_faiss_and_compaction() -> None:
         index.remove(f"e{n}")
         del model[f"e{n}"]
     check(index.nearest(unit(6_000, 384), 10), model, unit(6_000, 384), 10)
-    assert index.nearest(model["e1"], 1)[0] == ("e1", pytest.approx(1.0))
+    [(name, score)] = index.nearest(model["e1"], 1)
+    assert name == "e1"
+    assert score == pytest.approx(1.0)
     index.add("new", unit(7_000, 384))
     model["new"] = unit(7_000, 384)
     assert index.nearest(unit(7_000, 384), 1)[0][0] == "new"

@@ -182,7 +182,8 @@ async def test_a_dropped_entry_and_a_purge_reach_every_worker(one: Worker, two: 
 
 async def test_a_worker_that_starts_takes_over_what_redis_holds(one: Worker, two: Worker) -> None:
     await one.store(FRANCE)
-    two.cache.load("p", await one.redis.hgetall(one.keys.vectors("p")))  # type: ignore[misc]
+    rows: Any = await one.redis.hgetall(one.keys.vectors("p"))
+    two.cache.load("p", rows)
     assert await two.finds(PARAPHRASE) == FRANCE.exact
 
 

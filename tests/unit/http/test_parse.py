@@ -16,6 +16,9 @@ from gateway.http.parse import chat_request, new_id, options
 from gateway.types import ChatRequest, Principal, RequestOptions
 
 ASKED: dict[str, Any] = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
+MODELS: tuple[Any, ...] = (None, 5, "", "x" * 257, ["auto"])
+MESSAGES: tuple[Any, ...] = (None, "hi", [], {}, 5)
+COUNTS: tuple[Any, ...] = (0, -1, "5", 1.5, 2**31, 2**62, 2**64, 10**30)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=6),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -72,16 +75,18 @@ def test_what_is_unknown_keeps_its_bytes() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *(("model", value) for value in (None, 5, "", "x" * 257, ["auto"])),
-        *(("messages", value) for value in (None, "hi", [], {}, 5)),
-        *(("stream", value) for value in ("true", 1)),
+        *(("model", value) for value in MODELS),
+        *(("messages", value) for value in MESSAGES),
+        ("stream", "true"),
+        ("stream", 1),
         ("stream_options", 5),
-        *(("max_tokens", value) for value in (0, -1, "5", 1.5, 2**31, 2**62, 2**64, 10**30)),
+        *(("max_tokens", value) for value in COUNTS),
         ("max_completion_tokens", 0),
-        *(("n", value) for value in (0, 129, "2", 10**30)),
+        *(("n", value) for value in (*COUNTS, 129)),
         ("logprobs", "yes"),
         ("user", 5),
-        *(("tools", value) for value in ({}, "x")),
+        ("tools", {}),
+        ("tools", "x"),
         ("temperature", "hot"),
         ("top_p", []),
         ("stop", 5),
@@ -96,8 +101,8 @@ def test_a_wrong_type_names_its_field(field: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "param"),
     [
-        (["hi"], "messages[...]"),
-        ([{"role": "user"}, 5], "messages[...]"),
+        (["hi"], "messages[0]"),
+        ([{"role": "user"}, 5], "messages[1]"),
         ([{"content": "hi"}], "messages[0].role"),
         ([{"role": "user"}, {"role": 5}], "messages[1].role"),
         ([{"role": ""}], "messages[0].role"),
@@ -114,8 +119,8 @@ def test_a_wrong_message_is_pointed_at(value: Any, param: str) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "param"),
     [
-        ("tools", [5], "tools[...]"),
-        ("stop", ["a", 5], "stop[...]"),
+        ("tools", [5], "tools[0]"),
+        ("stop", ["a", 5], "stop[1]"),
         ("stream_options", {"include_usage": "yes"}, "stream_options.include_usage"),
     ],
 )
@@ -152,7 +157,7 @@ def test_a_depth_bomb_is_refused(opened: bytes, where: bytes) -> None:
 
 
 @given(st.lists(MESSAGE, min_size=1, max_size=4), st.dictionaries(st.text("abtools_", max_size=6), JSON, max_size=3))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_whatever_is_accepted_can_be_worked_with(messages: list[Any], more: dict[str, Any]) -> None:
     principal = Principal(key_id="k")
     try:

@@ -55,7 +55,9 @@ def test_the_watcher_goes_with_the_pact_and_leaves_the_child_alone() -> None:
         assert psutil.Process(process.pid).children() == [child]
         assert child.status() != psutil.STATUS_ZOMBIE
         os.kill(child.pid, signal.SIGKILL)
-        process.kill()
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.wait(timeout=PATIENCE) == 0
 
 
 def test_the_pact_of_this_machine() -> None:

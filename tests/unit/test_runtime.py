@@ -1,0 +1,250 @@
+"""Workers beside one another over one real Redis: what one learns, the others know."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from redis.asyncio import Redis
+
+from gateway import runtime as module
+from gateway.auth import KeyStore
+from gateway.errors import RedisAway, Unauthenticated
+from gateway.ledger.store import SqlStore
+from gateway.ledger.where import ledger_url
+from gateway.metrics import Metrics
+from gateway.redis_io import client
+from gateway.reload import build_view
+from gateway.runtime import Runtime, spool_folder
+from tests.support.accounts import KEYS, ledger, settlement
+from tests.support.ledger import entry
+from tests.support.packet_drop import DropRelay, drop_packets
+from tests.support.redis_server import RedisServer
+from tests.support.tcp_redis import TcpRedis
+from tests.support.visits import settings
+from tests.support.waiting import until
+
+VECTOR = np.array([1, 0], dtype=np.float32).tobytes()
+
+
+@asynccontextmanager
+async def worker(folder: Path, url: str) -> AsyncIterator[Runtime]:
+    """A worker without its HTTP side, following the events."""
+    metrics = Metrics()
+    made = Runtime(build_view(settings(folder, redis={"url": url}), metrics), metrics, None)
+    await made.start()
+    try:
+        await until(lambda: made.link.connected, within_s=5)
+        yield made
+    finally:
+        await made.close()
+
+
+async def refuses(one: Runtime, key: str) -> bool:
+    try:
+        await one.ring.principal(key)
+    except Unauthenticated:
+        return True
+    except RedisAway:  # not known for sure yet
+        return False
+    return False
+
+
+async def stored_vector(redis: Redis, entry_id: str) -> None:
+    fields: dict[Any, Any] = {"add": entry_id, "partition": "p", "vector": VECTOR}
+    await redis.xadd(KEYS.events, fields)
+
+
+async def test_a_revoked_key_is_refused_by_another_worker_within_a_second(
+    redis: Redis, shared_redis: RedisServer, tmp_path: Path
+) -> None:
+    async with worker(tmp_path, shared_redis.url) as one, worker(tmp_path, shared_redis.url) as two:
+        made, other = await KeyStore(one.redis).create("a"), await KeyStore(one.redis).create("b")
+        for runtime in (one, two):
+            assert (await runtime.ring.principal(made["key"])).key_id == made["id"]
+            await runtime.ring.principal(other["key"])
+        revoked = time.monotonic()
+        await KeyStore(one.redis).revoke(made["id"])
+        await until(lambda: refuses(two, made["key"]), within_s=1)
+        await until(lambda: refuses(one, made["key"]), within_s=1)
+        assert time.monotonic() - revoked < 1
+        assert not await refuses(two, other["key"])
+
+
+async def test_a_key_revoked_while_redis_was_away_from_a_worker_is_refused(
+    own_redis: RedisServer, tmp_path: Path
+) -> None:
+    async with worker(tmp_path, own_redis.url) as one:
+        redis = client(own_redis.url)
+        made = await KeyStore(redis).create("a")
+        await one.ring.principal(made["key"])
+        own_redis.kill()
+        await until(lambda: not one.link.connected, within_s=3)
+        assert not await refuses(one, made["key"])
+        own_redis.start()
+        await KeyStore(redis).revoke(made["id"])
+        await until(lambda: refuses(one, made["key"]), within_s=5)
+        await redis.aclose()
+
+
+async def test_a_network_that_only_swallows_does_not_leave_a_worker_deaf(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BLOCK_MS", 100)
+    monkeypatch.setattr(module, "_SOCKET_TIMEOUT_S", 0.4)
+    with TcpRedis(tmp_path, password="p") as server:
+        redis = client(server.url())
+        async with (
+            DropRelay(server.port) as relay,
+            worker(tmp_path, server.url().replace(str(server.port), str(relay.port))) as one,
+        ):
+            made = await KeyStore(redis).create("a")
+            await one.ring.principal(made["key"])
+            for number in relay._sockets()[1:]:  # those that are open; new ones are let through
+                drop_packets(number)
+            await asyncio.sleep(0.2)  # the read that was under way when the network went comes back
+            await KeyStore(redis).revoke(made["id"])
+            await until(lambda: refuses(one, made["key"]), within_s=5)
+        await redis.aclose()
+
+
+async def test_an_event_that_cannot_be_applied_does_not_end_the_following(
+    redis: Redis, shared_redis: RedisServer, tmp_path: Path
+) -> None:
+    async with worker(tmp_path, shared_redis.url) as one:
+        made = await KeyStore(one.redis).create("a")
+        await one.ring.principal(made["key"])
+        for fields in ({"add": "e"}, {"add": "e", "partition": "p", "vector": "odd"}, {"new": "kind"}):
+            await redis.xadd(KEYS.events, fields)  # type: ignore[arg-type]
+        await KeyStore(one.redis).revoke(made["id"])
+        await until(lambda: refuses(one, made["key"]), within_s=3)
+
+
+async def test_cache_changes_reach_every_worker_and_a_new_one_starts_with_them(
+    redis: Redis, shared_redis: RedisServer, tmp_path: Path
+) -> None:
+    async with worker(tmp_path, shared_redis.url) as one:
+        await redis.hset(KEYS.vectors("p"), mapping={"e1": VECTOR})
+        await stored_vector(redis, "e1")
+        await until(lambda: one.semantic.size == 1, within_s=2)
+        async with worker(tmp_path, shared_redis.url) as two:
+            await until(lambda: two.semantic.size == 1, within_s=2)
+            await stored_vector(redis, "e2")
+            await until(lambda: one.semantic.size == two.semantic.size == 2, within_s=2)
+            await redis.xadd(KEYS.events, {"purge": ""})
+            await until(lambda: one.semantic.size == two.semantic.size == 0, within_s=2)
+
+
+async def test_a_reload_is_told_to_the_other_workers_only(
+    redis: Redis, shared_redis: RedisServer, tmp_path: Path
+) -> None:
+    await redis.xadd(KEYS.events, {"reload": "someone"})  # before anybody listens: nothing happens
+    await redis.hset(KEYS.vectors("p"), mapping={"e1": VECTOR})
+    async with worker(tmp_path, shared_redis.url) as one, worker(tmp_path, shared_redis.url) as two:
+        reloaded: list[str] = []
+
+        def reloads(name: str) -> Any:
+            async def reload() -> None:
+                reloaded.append(name)
+
+            return reload
+
+        await until(lambda: one.semantic.size == two.semantic.size == 1, within_s=2)
+        one.on_reload, two.on_reload = reloads("one"), reloads("two")
+        await redis.xadd(KEYS.events, {"reload": one.worker})
+        await redis.xadd(KEYS.events, {"purge": ""})
+        await until(lambda: one.semantic.size == two.semantic.size == 0, within_s=2)
+        assert reloaded == ["two"]
+
+
+async def test_a_worker_is_alive_from_start_to_close(redis: Redis, shared_redis: RedisServer, tmp_path: Path) -> None:
+    async with worker(tmp_path, shared_redis.url) as one:
+        await until(lambda: redis.exists(KEYS.alive(one.worker)), within_s=2)
+        assert 3_000 < await redis.pttl(KEYS.alive(one.worker)) <= 6_000
+    assert not await redis.exists(KEYS.alive(one.worker))
+    assert one.draining
+
+
+async def test_what_was_spooled_is_settled_by_itself_once_redis_is_back(own_redis: RedisServer, tmp_path: Path) -> None:
+    async with worker(tmp_path, own_redis.url) as one:
+        own_redis.kill()
+        await until(lambda: not one.link.connected, within_s=3)
+        await one.books.spool.append(settlement("r1", 5, intent=False))
+        own_redis.start()
+        redis = client(own_redis.url)
+        await until(lambda: redis.xlen(KEYS.ledger), within_s=5)
+        assert [row.request_id for row in await ledger(redis)] == ["r1"]
+        await until(lambda: one.books.spool.waiting == 0, within_s=2)
+        await redis.aclose()
+    assert list(spool_folder(one.view.settings.data_dir).glob("*")) == []
+
+
+async def test_a_worker_that_stops_while_redis_is_away_leaves_its_spool_behind(
+    own_redis: RedisServer, tmp_path: Path
+) -> None:
+    async with worker(tmp_path, own_redis.url) as one:
+        own_redis.kill()
+        await until(lambda: not one.link.connected, within_s=3)
+        await one.books.spool.append(settlement("r1", 5, intent=False))
+    [left] = spool_folder(one.view.settings.data_dir).glob("*.jsonl")
+    assert b'"r1"' in left.read_bytes()
+
+
+async def test_a_worker_starts_without_redis(tmp_path: Path) -> None:
+    metrics = Metrics()
+    shown = build_view(settings(tmp_path, redis={"url": f"unix://{tmp_path}/nobody.sock"}), metrics)
+    one = Runtime(shown, metrics, None)
+    began = time.monotonic()
+    await one.start(0.1)
+    await one.close()
+    assert time.monotonic() - began < 2
+
+
+async def test_a_request_is_found_wherever_it_is(redis: Redis, shared_redis: RedisServer, tmp_path: Path) -> None:
+    async with worker(tmp_path, shared_redis.url) as one, worker(tmp_path, shared_redis.url) as two:
+        shown = one.view.settings
+        shown.data_dir.mkdir(parents=True, exist_ok=True)
+        store = SqlStore(ledger_url(shown))
+        await store.migrate()
+        await store.append([entry("in-sql")])
+        await redis.xadd(KEYS.ledger, {"k": b"{}"})
+        await redis.xadd(KEYS.ledger, {"e": msgspec.json.encode(entry("on-its-way", error="not in-memory"))})
+        one._remember(entry("in-memory"))
+
+        found = {name: await one.find(name) for name in ("in-memory", "in-sql", "on-its-way", "nowhere")}
+
+        assert [name for name, row in found.items() if row is not None and row.request_id == name] == [
+            "in-memory",
+            "in-sql",
+            "on-its-way",
+        ]
+        assert found["nowhere"] is None
+        assert await two.find("in-memory") is None
+        await store.close()
+
+
+async def test_the_memory_of_requests_is_bounded(
+    redis: Redis, shared_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_RECENT_MAX", 3)
+    async with worker(tmp_path, shared_redis.url) as one:
+        for n in range(5):
+            one._remember(entry(f"r{n}"))
+        assert list(one._recent) == ["r2", "r3", "r4"]
+
+
+async def test_looking_for_a_request_while_redis_is_away_is_no_error(own_redis: RedisServer, tmp_path: Path) -> None:
+    async with worker(tmp_path, own_redis.url) as one:
+        one.view.settings.data_dir.mkdir(parents=True, exist_ok=True)
+        store = SqlStore(ledger_url(one.view.settings))
+        await store.migrate()
+        own_redis.kill()
+        assert await one.find("r1") is None
+        await store.close()
