@@ -63,13 +63,15 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
     """What the HTTP layer sends. ``body`` yields the JSON of one event each, or a plain body once.
 
-    Always to be closed: that settles the request, however far its body was read.
+    Always to be closed: that settles the request, however far its body was read. ``complete`` says, once the body was
+    read to its end, whether that is the end of the answer.
     """
 
     headers: Headers
     stream: bool
     body: AsyncGenerator[bytes, None]
     left: Callable[[], Awaitable[None]]
+    complete: Callable[[], bool]
 
     async def close(self) -> None:
         try:
@@ -160,7 +162,10 @@ class Pipeline:
             finally:
                 self._leave(view, visit)
 
-        return Reply(headers=headers, stream=visit.request.stream, body=body, left=left)
+        def complete() -> bool:
+            return visit.status == "ok"
+
+        return Reply(headers=headers, stream=visit.request.stream, body=body, left=left, complete=complete)
 
     async def _recall(self, view: View, visit: Visit) -> CacheHit | None:
         """Step 5; the exact tier's answer came with admission."""

@@ -93,8 +93,11 @@ class Reloader:
 
     def _build(self, old: View) -> View:
         settings = load(old.settings.file or None)
-        if settings.data_dir != old.settings.data_dir or settings.config.redis != old.settings.config.redis:
-            raise ConfigError("data_dir and redis.url take effect at a restart, not at a reload", file=settings.file)
+        new, now = settings.config, old.settings.config
+        fixed = settings.data_dir == old.settings.data_dir and new.redis == now.redis and new.embedder == now.embedder
+        if not fixed:
+            reason = "data_dir, redis.url and embedder take effect at a restart, not at a reload"
+            raise ConfigError(reason, file=settings.file)
         return build_view(settings, self._runtime.metrics, old)
 
     async def watch(self) -> None:

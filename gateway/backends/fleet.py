@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Seque
 from contextlib import suppress
 from time import perf_counter
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from gateway.backends import translate
 from gateway.backends.litellm_hosted import LiteLLMBackend
@@ -32,12 +33,13 @@ class Answer(NamedTuple):
 
 
 class Target(NamedTuple):
-    """One configured model. ``missing`` says what it lacks to be asked at all."""
+    """One configured model. ``missing`` says what it lacks to be asked at all; ``host`` is where it is, if known."""
 
     config: ModelConfig
     backend: Resilient
     missing: str | None
     socket: str | None
+    host: str | None = None
 
 
 class Fleet:
@@ -95,6 +97,8 @@ class Fleet:
                 return await self._ask(name, request, left, watch)
             except UpstreamError as error:
                 failures.append(error)
+                if error.code == translate.UNREACHABLE:
+                    self._shun_host(name, error)
                 if not self._next_may_answer(name, error):
                     break
         raise most_telling(failures)
@@ -113,6 +117,13 @@ class Fleet:
             raise UpstreamUnavailable(f"{name}: {lacking}", connect=True)
         rest = target.backend.chat(request, timeout_s=left, watch=watch)
         return Answer(name, await anext(rest), rest)
+
+    def _shun_host(self, name: str, error: UpstreamError) -> None:
+        """The connect bound is waited for once, not once for each target behind the same host."""
+        host = self._targets[name].host
+        for other, target in self._targets.items():
+            if host is not None and target.host == host and other != name:
+                target.backend.shun(error)
 
     def _next_may_answer(self, name: str, error: UpstreamError) -> bool:
         if not isinstance(error, UpstreamRefused):
@@ -162,7 +173,7 @@ def _target(model: ModelConfig, settings: Settings, before: Target | None) -> Ta
         probe=backend.reachable if backend.probed else None,
         breaker=before.backend.breaker if before and before.config == model else None,
     )
-    return Target(model, resilient, _missing(model, settings), socket)
+    return Target(model, resilient, _missing(model, settings), socket, _host(model))
 
 
 def _backend(model: ModelConfig, socket: str | None) -> OpenAIBackend | LiteLLMBackend:
@@ -192,3 +203,9 @@ def _backend(model: ModelConfig, socket: str | None) -> OpenAIBackend | LiteLLMB
 def _missing(model: ModelConfig, settings: Settings) -> str | None:
     needs_key = model.kind in ("openai", "litellm") and not model.base_url
     return "no api_key is set" if model.name in settings.keyless or (needs_key and not model.api_key) else None
+
+
+def _host(model: ModelConfig) -> str | None:
+    """Host and port of a hosted target; None for a local one and where only litellm knows."""
+    url = model.base_url or (OPENAI_URL if model.kind == "openai" else None)
+    return None if model.is_local or url is None else urlsplit(url).netloc

@@ -70,6 +70,12 @@ class Resilient:
         self._backend, self._max_retries, self._probe = backend, max_retries, probe
         self._probing: asyncio.Task[None] | None = None
 
+    def shun(self, error: UpstreamError) -> None:
+        """Treat the target as having failed like one beside it, on the same host."""
+        if self.available() is None:
+            self.breaker.failed(error, trial=False)
+            self.resume()
+
     def available(self) -> str | None:
         """Why this target is not to be asked now, None if it may be. Instant."""
         return self.breaker.reason()

@@ -20,6 +20,7 @@ _NO_WALL = frozenset({"messages", "model", "stream", "stream_options", "user", "
 _PROTECTED = re.compile(r"[`\"“”„«»‘‚\n\t\\{}\[\]<>=|;_~^$#@*+]|(?:^|[\s(,:])'|://|\w[(./]\w")
 _QUESTION_MAX = 800
 _NORMAL_MAX = 4_000
+_SHOUTED = 5
 
 
 class CacheContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +106,7 @@ def normalise(text: str) -> str | None:
     """Text without differences of case, spacing and Unicode form; None where those may carry meaning.
 
     Quotes, code, addresses and line breaks keep their text out; beside digits case stays, and so does that of words
-    with inner capitals ("US" and "us", "mW" and "MW"), unless all of the text is in capitals.
+    with inner capitals ("US" and "us", "mW" and "MW"), unless all of the text, or of a word of five letters, has them.
     """
     if len(text) > _NORMAL_MAX or _PROTECTED.search(text):
         return None
@@ -116,4 +117,9 @@ def normalise(text: str) -> str | None:
     if len(words) > 1 and text.isupper():
         return text.lower()
     # Not casefold(): it makes "Maße" (measures) and "Masse" (mass) one.
-    return " ".join([word if any(map(str.isupper, word[1:])) else word.lower() for word in words])
+    return " ".join([word if _meant(word) else word.lower() for word in words])
+
+
+def _meant(word: str) -> bool:
+    """Whether a word's capitals are its spelling (iPhone, mW, NATO), not emphasis (CAPITAL)."""
+    return any(map(str.isupper, word[1:])) and not (word.isupper() and sum(map(str.isalpha, word)) >= _SHOUTED)

@@ -101,8 +101,6 @@ async def _send(reply: Reply, send: Send) -> None:
         await send({"type": "http.response.body", "body": body})
         return
     await send({"type": "http.response.start", "status": 200, "headers": [*sse.HEADERS, *headers]})
-    ended_well = True
     async for data in reply.body:
-        ended_well = not data.startswith(b'{"error":')
         await send({"type": "http.response.body", "body": sse.event(data), "more_body": True})
-    await send({"type": "http.response.body", "body": sse.DONE if ended_well else b""})
+    await send({"type": "http.response.body", "body": sse.DONE if reply.complete() else b""})

@@ -22,14 +22,16 @@ BOUND, SLACK = 0.5, 0.5
 POLICY: Any = {
     "name": "default",
     "cache": {"exact": False, "semantic": False},
-    "rules": [{"name": "all", "use": ["far", "small"]}, {"name": "never", "use": ["far"]}],
+    "rules": [{"name": "all", "use": ["far", "far-too", "small"]}, {"name": "never", "use": ["far"]}],
 }
-ONLY_FAR: Any = {**POLICY, "rules": [{"name": "all", "use": ["far"]}]}
+ONLY_FAR: Any = {**POLICY, "rules": [{"name": "all", "use": ["far", "far-too"]}]}
 
 
 @contextlib.asynccontextmanager
 async def behind(folder: Path, relay: DropRelay, near: Upstream, policy: Any) -> AsyncIterator[Gateway]:
-    models = [hosted("far", relay.base_url, connect_timeout=BOUND, max_retries=2), local("small", near.base_url)]
+    bounds: Any = {"connect_timeout": BOUND, "max_retries": 2}
+    far = [hosted(name, relay.base_url, **bounds) for name in ("far", "far-too")]
+    models = [*far, local("small", near.base_url)]
     async with gateway(folder, models, [policy]) as running:
         yield running
 

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
-from tests.support.gateway import Gateway, gateway, hosted
+from tests.support.gateway import Gateway
 from tests.support.upstream import Plan, Upstream
 
-
-@pytest.fixture
-def upstream() -> AsyncIterator[Upstream]:
-    with Upstream.in_thread() as server:
-        yield server  # type: ignore[misc]
-
-
-@pytest.fixture
-async def gate(tmp_path: Path, upstream: Upstream) -> AsyncIterator[Gateway]:
-    async with gateway(tmp_path, [hosted("big", upstream.base_url)]) as under_test:
-        yield under_test
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def test_a_plain_answer_carries_its_cost_and_leaves_one_row(gate: Gateway, upstream: Upstream) -> None:
