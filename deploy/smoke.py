@@ -96,7 +96,7 @@ class Stage:
 
     def sh(self, script: str) -> None:
         print(f"\033[1m==> {script}\033[0m", flush=True)
-        _run("chroot", str(self.root), "sh", "-c", f"cd {self.folder} && {script}", env=self.env)
+        _run("/usr/sbin/chroot", str(self.root), "sh", "-c", f"cd {self.folder} && {script}", env=self.env)
 
     def _copy(self, words: list[str], stages: dict[str, Stage]) -> None:
         print(f"\033[1m==> COPY {' '.join(words)}\033[0m", flush=True)
@@ -121,7 +121,7 @@ class Stage:
         shutil.chown(volume, 10001, 10001)
         _run("mount", "--bind", volume, str(self.root / "data"))
         _run("mount", "-o", "remount,ro", str(self.root))
-        command = ["chroot", f"--userspec={self.user}", str(self.root), *self.command]
+        command = ["/usr/sbin/chroot", f"--userspec={self.user}", str(self.root), *self.command]
         return subprocess.Popen(command, env=self.env | env)
 
 

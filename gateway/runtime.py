@@ -78,9 +78,7 @@ class Runtime:
         """Finish what was begun, then let go of everything."""
         self.draining = True
         await self.books.drain()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._stop_tasks()
         with contextlib.suppress(RedisAway):
             await self.books.replay_spool()
             await self.link.call("DEL", self.keys.alive(self.worker))
@@ -93,6 +91,14 @@ class Runtime:
             await self._store.close()
         await self.link.close()
         await self.redis.aclose()
+
+    async def _stop_tasks(self) -> None:
+        """Cancelled until they end: Python 3.11's wait_for(), inside redis-py, now and then swallows a cancellation."""
+        running = set(self._tasks)
+        while running:
+            for task in running:
+                task.cancel()
+            _, running = await asyncio.wait(running, timeout=0.1)
 
     async def store(self) -> LedgerStore:
         """The books in SQL, for reading; connected on first use, never on the way of a request."""

@@ -20,7 +20,7 @@ _IMAGINED = Principal(key_id="explain", name="explain")
 
 def of_entry(entry: LedgerEntry, prices: PriceBook, models: Iterable[str]) -> dict[str, Any]:
     """The reply of ``GET /v1/requests/{id}``."""
-    row = msgspec.to_builtins(entry)
+    row = msgspec.to_builtins({name: getattr(entry, name) for name in entry.__struct_fields__})
     detail = row.pop("detail")
     usage = Usage(
         prompt_tokens=entry.prompt_tokens,

@@ -217,7 +217,7 @@ class CacheHit(Frozen, frozen=True, kw_only=True):
     similarity: float = 1.0
 
 
-class LedgerEntry(Frozen, frozen=True, kw_only=True):
+class LedgerEntry(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """Exactly one for each admitted request: the row of the books. Column names of the SQL table are these names."""
 
     request_id: str

@@ -26,15 +26,12 @@ local function bucket(name, capacity)
   local level, at = tonumber(held[1]) or capacity, tonumber(held[2]) or now
   return math.min(capacity, level + math.max(0, now - at) * capacity / 60000)
 end
-local function keep(name, level)
-  redis.call('HSET', KEYS[1], name, string.format('%.3f', level), name .. '_at', ARGV[1])
-end
 local function refuse(why, wait)
   reply[1], reply[2] = why, math.max(1, math.ceil(wait))
   return reply
 end
 
-if most > 0 then
+if most > 0 and redis.call('ZCARD', KEYS[2]) >= most then
   redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
   if redis.call('ZCARD', KEYS[2]) >= most then return refuse('concurrency', 1000) end
 end
@@ -50,6 +47,11 @@ if rpm > 0 and requests < 1 then return refuse('rpm', (1 - requests) * 60000 / r
 if tpm > 0 and spare < math.min(tokens, tpm) then
   return refuse('tpm', (math.min(tokens, tpm) - spare) * 60000 / tpm)
 end
+local kept = {}
+local function keep(name, level)
+  kept[#kept + 1], kept[#kept + 2] = name, string.format('%.3f', level)
+  kept[#kept + 1], kept[#kept + 2] = name .. '_at', ARGV[1]
+end
 if rpm > 0 then
   keep('rpm', requests - 1)
   reply[3], reply[4] = math.floor(requests - 1), math.ceil((rpm - requests + 1) * 60000 / rpm)
@@ -58,7 +60,10 @@ if tpm > 0 then
   keep('tpm', spare - tokens)
   reply[5], reply[6] = math.max(0, math.floor(spare - tokens)), math.ceil((tpm - spare + tokens) * 60000 / tpm)
 end
-if rpm > 0 or tpm > 0 then redis.call('PEXPIRE', KEYS[1], tpm > 0 and 86400000 or 120000) end
+if #kept > 0 then
+  redis.call('HSET', KEYS[1], unpack(kept))
+  redis.call('PEXPIRE', KEYS[1], tpm > 0 and 86400000 or 120000)
+end
 if most > 0 then
   redis.call('ZADD', KEYS[2], now + tonumber(ARGV[8]), id)
   redis.call('PEXPIRE', KEYS[2], ARGV[8])

@@ -203,8 +203,8 @@ class Supervisor:
 
     def _try_it(self) -> str:
         body = '{"model": "auto", "messages": [{"role": "user", "content": "What is the capital of France?"}]}'
-        known = self._settings.config.auth.anonymous == "loopback"
-        key = "" if known else ' -H "authorization: Bearer $KEY"   # gateway keys create NAME\n    '
+        anonymous = self._settings.config.auth.anonymous == "loopback"
+        key = "" if anonymous else ' -H "authorization: Bearer $(gateway keys create try)"'
         return f"curl {self._url}/v1/chat/completions{key} -H 'content-type: application/json' -d '{body}'"
 
     async def _housekeeping(self) -> None:
