@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import secrets
 import signal
@@ -15,6 +16,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -79,6 +81,17 @@ class Chore:
     work: Callable[[], Awaitable[object]]
 
 
+def _sync_files(folder: Path) -> None:
+    """Force an append-only file, which since Redis 7 is a folder of files, to disk."""
+    for path in (*folder.glob("appendonly.aof"), *folder.glob("appendonlydir/*")):
+        with contextlib.suppress(FileNotFoundError):  # it was rewritten just now
+            file = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)
+
+
 class Background:
     """One process. ``run`` returns once ``stop`` is set and the batch at hand is written."""
 
@@ -90,6 +103,7 @@ class Background:
         self._drain = Drain(self._redis, self._store, self._keys)
         self._lease = Lease(self._redis)
         self._spool = settings.data_dir / "spool"
+        self._append_only = None if settings.config.redis.url else settings.data_dir / "redis"
         self._stop = stop
 
     async def run(self) -> None:
@@ -180,6 +194,7 @@ class Background:
             Chore("orphaned spools", 10.0, 0.0, self._replay_orphans),
             Chore("key mirror", 10.0, 10.0, self._mirror_keys),
             Chore("eviction", 10.0, 10.0, self._evict),
+            *((Chore("sync", 1.0, 1.0, self._sync),) if self._append_only else ()),
         )
 
     async def _repeat(self, chore: Chore, over: asyncio.Event) -> None:
@@ -209,6 +224,11 @@ class Background:
     async def _evict(self) -> None:
         if evicted := await evict(self._redis, CACHE_ENTRIES, CACHE_BYTES):
             _log.info("cache entries evicted", entries=evicted)
+
+    async def _sync(self) -> None:
+        """The embedded Redis writes before it answers, and leaves fsync to us."""
+        if self._append_only:
+            await asyncio.to_thread(_sync_files, self._append_only)
 
     async def _mirror_keys(self) -> None:
         """Put back what Redis has lost: definitions of keys, and what their budgets have spent."""

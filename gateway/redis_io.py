@@ -84,10 +84,12 @@ def redis_url(settings: Settings) -> str:
 
 
 def client(url: str, **options: Any) -> Redis:
-    """A redis-py client (bytes in, bytes out) for everything off the hot path."""
+    """A redis-py client (bytes in, bytes out) for everything off the hot path. Retrying is its callers' business."""
     from redis.asyncio import Redis as Client
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
 
-    return Client.from_url(url, **options)
+    return Client.from_url(url, **{"retry": Retry(NoBackoff(), 0), **options})
 
 
 class _Connection(asyncio.Protocol):

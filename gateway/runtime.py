@@ -167,9 +167,7 @@ class Runtime:
                     last = await self._next(last)
             except (RedisError, OSError):
                 await asyncio.sleep(0.3)
-            except (
-                Exception
-            ):  # the task's edge: an event that cannot be applied must not end the following of revocations
+            except Exception:  # the task's edge: one odd event must not end the following of revocations
                 _log.exception("an event could not be applied")
                 await asyncio.sleep(0.3)
 

@@ -1,7 +1,8 @@
 """The embedded Redis: a real ``redis-server`` on a Unix socket, for where no ``redis.url`` is configured.
 
-Every write is in the append-only file before it is answered, and on disk within a second of it
-(``appendfsync everysec``): killing the process loses nothing, losing the machine's power at most the last second.
+Every write is in the append-only file before it is answered, so that killing the process loses nothing. Redis' own
+``everysec`` cannot promise that: it puts a write off while an fsync is under way. So it runs with ``appendfsync no``,
+and the background process forces the file to disk every second: losing power loses at most the last second.
 An append-only file whose end was cut off by a crash is loaded up to the last whole command.
 """
 
@@ -51,7 +52,7 @@ def command(settings: Settings) -> tuple[str, ...]:
         "dir": str(folder(settings)),
         "save": "",
         "appendonly": "yes",
-        "appendfsync": "everysec",
+        "appendfsync": "no",
         "aof-load-truncated": "yes",
         "maxmemory-policy": "noeviction",
         "daemonize": "no",

@@ -21,7 +21,7 @@ def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    started = RedisServer(tmp_path).start()
+    started = RedisServer(tmp_path, fsync="always").start()
     yield started
     started.kill()
 

@@ -49,7 +49,7 @@ def test_a_file_cut_off_in_the_middle_of_a_write_loses_that_write_only(settings:
 
 def test_it_evicts_nothing_and_is_on_no_port(settings: Settings) -> None:
     with running(settings), client(settings) as redis_:
-        wanted = {"maxmemory-policy": "noeviction", "port": "0", "appendfsync": "everysec", "save": ""}
+        wanted = {"maxmemory-policy": "noeviction", "port": "0", "appendfsync": "no", "save": ""}
         assert {name: redis_.config_get(name)[name] for name in wanted} == wanted
 
 
