@@ -29,7 +29,7 @@ GROUP = "sql"
 # One name for every writer there ever is: what a dead one had pending is simply its successor's.
 CONSUMER = "writer"
 BATCH = 1000
-GATHER_S = 0.1
+GATHER_S = 0.35
 BLOCK_MS = 250
 DEAD_MAX = 10_000
 _RETRY_FIRST_S, _RETRY_MAX_S = 0.1, 5.0
