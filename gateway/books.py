@@ -7,6 +7,8 @@ import logging
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from gateway.budget import limits, reservations
 from gateway.budget.limits import Admission, Intent
 from gateway.budget.reservations import CacheWrite, Settlement
@@ -16,13 +18,19 @@ from gateway.types import NANO
 if TYPE_CHECKING:
     from gateway.budget.spool import Spool
     from gateway.metrics import Metrics
-    from gateway.pricing import PriceBook
     from gateway.redis_io import Keys, RedisLink
-    from gateway.types import LedgerEntry, Principal
+    from gateway.types import LedgerEntry, Price, Principal
     from gateway.visit import Visit
 
 _log = logging.getLogger(__name__)
 _LIMIT_NAMES = {"rpm": "requests per minute", "tpm": "tokens per minute", "concurrency": "concurrent requests"}
+
+
+class Reservation(msgspec.Struct, frozen=True):
+    """What to hold of a budget, in nano-dollars, for which target at which price (None: unpriced)."""
+
+    amount_nano: int
+    price_of: tuple[str, Price | None]
 
 
 class Books:
@@ -32,8 +40,8 @@ class Books:
         self.link, self.keys, self.spool, self.metrics, self.worker = link, keys, spool, metrics, worker
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def admit(self, visit: Visit, *, look_up: bool) -> Admission:
-        """Trip 1.
+    async def admit(self, visit: Visit, *, look_up: bool, reserve: Reservation | None = None) -> Admission:
+        """Trip 1; with ``reserve``, trip 2 in the same call.
 
         Raises:
             RateLimited: RPM, TPM or concurrency.
@@ -46,10 +54,11 @@ class Books:
                 self.keys,
                 visit.principal,
                 visit.request.id,
-                self._intent(visit),
+                self._intent(visit, reserve.price_of if reserve else None),
                 tokens=visit.features.prompt_tokens,
                 exact=context.exact if context else None,
                 normal=context.normal if context else None,
+                reserve_nano=reserve.amount_nano if reserve else None,
             )
         except RedisAway:
             return self._unchecked(visit)
@@ -62,6 +71,8 @@ class Books:
             )
             error.headers = ratelimit_headers(visit.principal, admission)
             raise error
+        if reserve and admission.reserved:
+            visit.reserved_nano = reserve.amount_nano
         return admission
 
     def _unchecked(self, visit: Visit) -> Admission:
@@ -72,17 +83,14 @@ class Books:
             raise Overloaded(message, code="limits_unavailable", retry_after=1.0)
         return Admission(known=False)
 
-    async def reserve(self, visit: Visit, amount_nano: int, *, target: str, prices: PriceBook) -> bool:
-        """Trip 2: take ``amount_nano`` (more) for this request. False: the budget has not enough left."""
-        price = prices.price(target)
-        intent = self._intent(
-            visit, model=target, source=price.source if price else "", date=price.date if price else ""
-        )
-        total = visit.reserved_nano + amount_nano
+    async def reserve(self, visit: Visit, wanted: Reservation) -> bool:
+        """Trip 2: take ``wanted`` (more) for this request. False: the budget has not enough left."""
+        intent = self._intent(visit, wanted.price_of)
+        total = visit.reserved_nano + wanted.amount_nano
         try:
             granted = await reservations.reserve(
                 *(self.link, self.keys, visit.principal, visit.request.id, intent),
-                add_nano=amount_nano,
+                add_nano=wanted.amount_nano,
                 total_nano=total,
             )
         except RedisAway:
@@ -92,7 +100,8 @@ class Books:
             visit.reserved_nano = total
         return granted
 
-    def _intent(self, visit: Visit, *, model: str = "", source: str = "", date: str = "") -> Intent:
+    def _intent(self, visit: Visit, target: tuple[str, Price | None] | None) -> Intent:
+        model, price = target or ("", None)
         return Intent(
             worker=self.worker,
             key_id=visit.principal.key_id,
@@ -102,8 +111,8 @@ class Books:
             rule=visit.decision.rule if visit.decision else "",
             requested=visit.request.model,
             model=model,
-            price_source=source,
-            price_date=date,
+            price_source=price.source if price else "",
+            price_date=price.date if price else "",
         )
 
     async def settle(self, visit: Visit, entry: LedgerEntry, store: CacheWrite | None) -> None:

@@ -15,6 +15,7 @@ import msgspec
 
 from gateway import books as accounts
 from gateway import reply, storing
+from gateway.books import Reservation
 from gateway.budget.limits import Admission
 from gateway.cache import exact, replay
 from gateway.cache.keys import cache_context
@@ -88,6 +89,7 @@ class Pipeline:
     ) -> None:
         self.books, self.semantic, self.metrics = books, semantic, metrics
         self._settled = settled
+        self._expected = exact.Expected()
 
     async def answer(self, view: View, request: ChatRequest, principal: Principal) -> Reply:
         """Everything up to the first byte.
@@ -97,7 +99,7 @@ class Pipeline:
         """
         visit = self._enter(view, request, principal)
         try:
-            visit.admission = await self.books.admit(visit, look_up=_reads(visit))
+            visit.admission = await self.books.admit(visit, look_up=_reads(visit), reserve=self._foresee(view, visit))
         except asyncio.CancelledError:
             visit.admission = Admission()  # perhaps: settling finds out, since it follows on the same connection
             self._leave(view, visit)
@@ -135,14 +137,37 @@ class Pipeline:
             visit.store = request.options.cache != "no-store"
         return visit
 
+    def _foresee(self, view: View, visit: Visit) -> Reservation | None:
+        """Decide before admission where no stored answer is expected, so that one trip can admit and reserve."""
+        context, cache = visit.context, visit.policy.policy.cache
+        if visit.request.options.cache == "only-if-cached":
+            return None
+        if (
+            context
+            and _reads(visit)
+            and (context in self._expected or (cache.semantic and self.semantic.candidates(context)))
+        ):
+            return None
+        try:
+            return _worst_case(view, visit, self._decide(view, visit))
+        except GatewayError:
+            return None  # to be refused with a row, once it is admitted
+
+    def _may_hit(self, visit: Visit) -> bool:
+        context = visit.context
+        if context is None or not _reads(visit):
+            return False
+        return context in self._expected or (visit.policy.policy.cache.semantic and self.semantic.candidates(context))
+
     async def _admitted(self, view: View, visit: Visit) -> Reply:
         hit = await self._recall(view, visit)
         if hit is not None:
             visit.hit, visit.cache, visit.store = hit, hit.tier, False
+            visit.decision, visit.degraded = None, ""
             return self._replay(view, visit, hit)
         if visit.request.options.cache == "only-if-cached":
             raise CacheMiss("only-if-cached, and no stored answer fits")
-        decision = await self._reserve(view, visit, self._decide(view, visit))
+        decision = await self._reserve(view, visit)
         answer = await self._call(view, visit, decision)
         visit.model = answer.model
         if answer.model in decision.last_resort:
@@ -181,7 +206,7 @@ class Pipeline:
         return hit
 
     def _decide(self, view: View, visit: Visit) -> Decision:
-        """Step 6, and what an exhausted budget leaves of it."""
+        """Step 6."""
         policy, request = visit.policy, visit.request
         pinned = request.model if view.settings.model(request.model) is not None else None
         if pinned and (reason := _unpriced(view, policy, pinned)):
@@ -195,9 +220,6 @@ class Pipeline:
             visit.features, score, unavailable=unavailable, local_only=visit.local_only, pinned=pinned
         )
         visit.decision, visit.degraded = decision, decision.degraded
-        left = visit.admission.budget_left if visit.admission else None
-        if left is not None and left <= 0:
-            return self._within_budget(visit, decision)
         return decision
 
     def _within_budget(self, visit: Visit, decision: Decision) -> Decision:
@@ -208,13 +230,18 @@ class Pipeline:
         visit.decision, visit.degraded = local, local.degraded
         return local
 
-    async def _reserve(self, view: View, visit: Visit, decision: Decision) -> Decision:
-        """Step 7: the worst case of the dearest target that may still be tried."""
-        amount, dearest = _worst_case(view, visit, decision)
-        if await self.books.reserve(visit, amount, target=dearest, prices=view.prices):
+    async def _reserve(self, view: View, visit: Visit) -> Decision:
+        """Step 7: the worst case of the dearest target that may still be tried; and what an exhausted budget leaves."""
+        admission = visit.admission or Admission(known=False)
+        decision = visit.decision or self._decide(view, visit)
+        if admission.reserved:
+            return decision
+        spent = admission.reserved is False or (admission.budget_left is not None and admission.budget_left <= 0)
+        if not spent and await self.books.reserve(visit, _worst_case(view, visit, decision)):
             return decision
         local = self._within_budget(visit, decision)
-        if not await self.books.reserve(visit, 0, target=local.targets[0], prices=view.prices):
+        nothing = Reservation(0, (local.targets[0], view.prices.price(local.targets[0])))
+        if not await self.books.reserve(visit, nothing):
             raise accounts.exhausted(visit)
         return local
 
@@ -226,8 +253,7 @@ class Pipeline:
         began = time.perf_counter()
 
         async def before_retry(name: str) -> None:
-            amount = _worst_case_of(view, visit, name)
-            if not await self.books.reserve(visit, amount, target=name, prices=view.prices):
+            if not await self.books.reserve(visit, _worst_case_of(view, visit, name)):
                 raise BudgetExhausted("the budget has not enough left for another try")
 
         try:
@@ -322,6 +348,8 @@ class Pipeline:
             served = "local" if model.is_local else "hosted"
         entry = ledger_entry(visit, amount, provider=provider, served=served)
         store = storing.cache_write(visit, entry)
+        if visit.context and (store is not None or visit.cache == "exact"):
+            self._expected.add(visit.context)
         self._settled(entry)
         self.metrics.observe(entry)
         await self.books.settle(visit, entry, store)
@@ -374,17 +402,18 @@ def _unpriced(view: View, policy: CompiledPolicy, name: str) -> str | None:
     return "its price is not known (set `price` in gateway.yaml, or `unpriced: allow` in the policy)"
 
 
-def _worst_case_of(view: View, visit: Visit, name: str) -> int:
-    if view.prices.price(name) is None:
-        return 0
+def _worst_case_of(view: View, visit: Visit, name: str) -> Reservation:
+    price = view.prices.price(name)
+    if price is None:
+        return Reservation(0, (name, None))
     tokens = visit.features.max_tokens * max(1, visit.request.n)
-    return view.prices.worst_case_nano(name, visit.features.prompt_tokens, tokens)
+    return Reservation(view.prices.worst_case_nano(name, visit.features.prompt_tokens, tokens), (name, price))
 
 
-def _worst_case(view: View, visit: Visit, decision: Decision) -> tuple[int, str]:
-    """The dearest target and what it may cost, nano-dollars."""
+def _worst_case(view: View, visit: Visit, decision: Decision) -> Reservation:
+    """The dearest of all targets that may be tried."""
     targets = (*decision.targets, *decision.last_resort)
-    return max((_worst_case_of(view, visit, name), name) for name in targets)
+    return max((_worst_case_of(view, visit, name) for name in targets), key=lambda one: one.amount_nano)
 
 
 async def _chain(first: Chunk, rest: AsyncIterator[Chunk]) -> AsyncGenerator[Chunk, None]:

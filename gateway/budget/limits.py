@@ -1,5 +1,8 @@
 """Round trip 1: rate limits, concurrency, the state of the budget, and the exact cache, in one Lua call.
 
+Where the decision could be made before (no stored answer is expected, and no embedding could change it), the worst case
+is reserved in the same call, unless an answer is found after all; trip 2 is then not needed.
+
 RPM and TPM are token buckets of one minute's capacity, as OpenAI's own limits behave: ``remaining`` is what the bucket
 holds, ``reset`` the time until it is full again. TPM admits a prompt that the bucket holds (one above its capacity when
 it is full) and charges it; the answer's tokens are charged when it is settled, so a bucket may run into debt.
@@ -68,7 +71,13 @@ if most > 0 then
   redis.call('ZADD', KEYS[2], now + tonumber(ARGV[8]), id)
   redis.call('PEXPIRE', KEYS[2], ARGV[8])
 end
-redis.call('HSET', KEYS[4], id, ARGV[3])
+if KEYS[5] then
+  reply[8] = redis.call('GET', KEYS[5])
+  if not reply[8] and KEYS[6] then
+    local same = redis.call('GET', KEYS[6])
+    if same then reply[8] = redis.call('GET', ARGV[10] .. same) end
+  end
+end
 
 if ARGV[9] ~= '' then
   local held = redis.call('HMGET', KEYS[3], 'left', 'limit')
@@ -84,13 +93,22 @@ if ARGV[9] ~= '' then
   end
 end
 
-if KEYS[5] then
-  reply[8] = redis.call('GET', KEYS[5])
-  if not reply[8] and KEYS[6] then
-    local same = redis.call('GET', KEYS[6])
-    if same then reply[8] = redis.call('GET', ARGV[10] .. same) end
+local amount = ARGV[11]
+if amount ~= '' and not reply[8] then
+  reply[9] = '1'
+  if ARGV[9] ~= '' and amount ~= '0' then
+    if redis.call('HEXISTS', KEYS[3], 'left') == 0 then
+      redis.call('HSET', KEYS[3], 'left', ARGV[9], 'limit', ARGV[9], 'reserved', '0', 'spent', '0')
+    end
+    if redis.call('HINCRBY', KEYS[3], 'left', '-' .. amount) < 0 then
+      redis.call('HINCRBY', KEYS[3], 'left', amount)
+      reply[9] = '0'
+    else
+      redis.call('HINCRBY', KEYS[3], 'reserved', amount)
+    end
   end
 end
+redis.call('HSET', KEYS[4], id, (reply[9] == '1' and amount or '0') .. '|' .. ARGV[3])
 return reply
 """)
 
@@ -99,7 +117,8 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     """What trip 1 said. ``refused``: '' or which limit stopped the request (rpm, tpm, concurrency).
 
     ``budget_left`` is None without a budget, else nano-dollars (may be negative); ``reset`` values are seconds;
-    ``stored`` is the exact cache's value; ``known`` is False where Redis was away and nothing was checked.
+    ``stored`` is the exact cache's value; ``reserved`` says whether the amount asked for was granted, None where none
+    was or an answer was found; ``known`` is False where Redis was away and nothing was checked.
     """
 
     refused: str = ""
@@ -110,6 +129,7 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     tokens_reset: float = 0.0
     budget_left: int | None = None
     stored: bytes | None = None
+    reserved: bool | None = None
     known: bool = True
 
 
@@ -143,8 +163,9 @@ async def admit(
     tokens: int,
     exact: str | None = None,
     normal: str | None = None,
+    reserve_nano: int | None = None,
 ) -> Admission:
-    """Check limits, write the intent, and look the answer up under its exact and normalised digests.
+    """Check limits, write the intent, look the answer up under its exact and normalised digests, and reserve.
 
     Raises:
         RedisAway
@@ -163,7 +184,7 @@ async def admit(
         names,
         str(intent.ts_ms),
         request_id,
-        intent_value(intent),
+        msgspec.json.encode(intent),
         str(principal.rpm or 0),
         str(principal.tpm or 0),
         str(principal.concurrency or 0),
@@ -171,12 +192,13 @@ async def admit(
         str(LEASE_MS),
         budget,
         keys.exact(""),
+        "" if reserve_nano is None else str(reserve_nano),
     )
     return _admission(reply)
 
 
 def _admission(reply: list[object]) -> Admission:
-    verdict, wait, requests, requests_reset, tokens, tokens_reset, left, stored, _ = reply
+    verdict, wait, requests, requests_reset, tokens, tokens_reset, left, stored, reserved = reply
     return Admission(
         refused="" if verdict == b"ok" else _text(verdict),
         retry_after=_number(wait) / 1000,
@@ -186,6 +208,7 @@ def _admission(reply: list[object]) -> Admission:
         tokens_reset=_number(tokens_reset) / 1000,
         budget_left=None if left == b"" else _number(left),
         stored=stored if isinstance(stored, bytes) else None,
+        reserved=None if reserved == b"" else reserved == b"1",
     )
 
 

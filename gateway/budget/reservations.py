@@ -183,7 +183,7 @@ async def settle(link: RedisLink, keys: Keys, settlement: Settlement) -> bool:
         RedisAway
     """
     names, args = settle_call(keys, settlement)
-    return bool(await link.run(SETTLE, names, *args))
+    return bool(await link.run(SETTLE, names, *args, patient=True))
 
 
 def settle_call(keys: Keys, settlement: Settlement) -> tuple[tuple[str, ...], tuple[Any, ...]]:

@@ -33,14 +33,19 @@ class SemanticCache:
         self.embedder = embedder
         self._partitions: dict[str, PartitionIndex] = {}
 
+    def candidates(self, context: CacheContext) -> bool:
+        """Whether there is anything to compare with: without it, no embedding is computed."""
+        index = self._partitions.get(context.partition)
+        return bool(context.question) and self.embedder is not None and index is not None and len(index) > 0
+
     async def recall(self, context: CacheContext) -> tuple[CacheHit | None, Vector | None]:
         """A stored answer to a question that means the same, and the question's embedding if one was computed.
 
         No entry in the partition: no embedding.
         """
-        index = self._partitions.get(context.partition)
-        if not context.question or self.embedder is None or index is None or not len(index):
+        if not self.candidates(context):
             return None, None
+        index = self._partitions[context.partition]
         vector = await self._embed(context.question)
         if vector is None or len(vector) != index.dimension:
             return None, vector

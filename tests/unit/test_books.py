@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from gateway.books import Books, exhausted, ratelimit_headers
+from gateway.books import Books, Reservation, exhausted, ratelimit_headers
 from gateway.budget.limits import Admission, Intent
 from gateway.budget.spool import Spool
 from gateway.cache.keys import cache_context
@@ -96,6 +96,10 @@ async def test_the_answer_is_looked_up_in_the_same_trip_if_it_may_be(books: Book
     assert (await books.admit(one, look_up=False)).stored is None
 
 
+def hold(shown: View, amount: int) -> Reservation:
+    return Reservation(amount, ("big", shown.prices.price("big")))
+
+
 @pytest.mark.parametrize(
     ("rule", "who", "served"),
     [
@@ -112,10 +116,10 @@ async def test_while_redis_is_away_the_policy_decides(
     one = visit(shown, who)
     if served:
         assert (await away.admit(one, look_up=True)).known is False
-        assert await away.reserve(one, 70, target="big", prices=shown.prices)
+        assert await away.reserve(one, hold(shown, 70))
         assert one.reserved_nano == 70
     else:
-        for trip in (away.admit(one, look_up=True), away.reserve(one, 70, target="big", prices=shown.prices)):
+        for trip in (away.admit(one, look_up=True), away.reserve(one, hold(shown, 70))):
             with pytest.raises(Overloaded) as refused:
                 await trip
             assert (refused.value.code, refused.value.retry_after) == ("limits_unavailable", 1.0)
@@ -128,7 +132,7 @@ async def test_a_second_reservation_adds_to_the_first_and_a_refused_one_does_not
 ) -> None:
     one = visit(shown, BUDGETED)
     one.admission = await books.admit(one, look_up=False)
-    granted = [await books.reserve(one, amount, target="big", prices=shown.prices) for amount in (600, 500, 400)]
+    granted = [await books.reserve(one, hold(shown, amount)) for amount in (600, 500, 400)]
     assert granted == [True, False, True]
     assert one.reserved_nano == 1000
     value: Any = await redis.hget(KEYS.intents, "req_1")
@@ -146,7 +150,7 @@ async def test_settling_charges_the_answers_tokens_only_where_there_is_a_bucket(
     one = visit(shown, BUDGETED)
     one.admission = await books.admit(one, look_up=False)
     before = one.admission.tokens_left or 0
-    await books.reserve(one, 600, target="big", prices=shown.prices)
+    await books.reserve(one, hold(shown, 600))
     await books.settle(one, row(one, shown, completion_tokens=40, cost_nano=250), None)
     assert float(await redis.hget(KEYS.limits("k1"), "tpm")) == pytest.approx(before - 40, abs=1)  # type: ignore[arg-type]
     assert await budget(redis) == {"left": 750, "reserved": 0, "spent": 250, "limit": 1000}
@@ -159,7 +163,7 @@ async def test_what_cannot_be_settled_is_spooled_and_settled_once_redis_is_back(
     async with restarting(own_redis, tmp_path) as books:
         before = visit(shown, BUDGETED)
         before.admission = await books.admit(before, look_up=False)
-        await books.reserve(before, 600, target="big", prices=shown.prices)
+        await books.reserve(before, hold(shown, 600))
         own_redis.kill()
         await until(lambda: not books.link.connected, within_s=3)
         await books.settle(before, row(before, shown, cost_nano=100), None)
