@@ -13,7 +13,7 @@ from gateway.budget.limits import LEASE_MS, Admission, Intent, admit
 from gateway.budget.reservations import settle
 from gateway.redis_io import RedisLink
 from gateway.types import Principal
-from tests.support.accounts import KEYS, intent, principal, settlement
+from tests.support.accounts import KEYS, budget, intent, principal, settlement
 from tests.support.ledger import NOON
 
 MINUTE = 60_000
@@ -198,3 +198,46 @@ async def test_a_refused_request_is_not_told_a_stored_answer(link: RedisLink, re
     caller = Caller(link, principal(rpm=1))
     await caller.ask()
     assert (await caller.ask(exact="stored")).stored is None
+
+
+async def test_what_is_admitted_can_be_reserved_in_the_same_call(link: RedisLink, redis: Redis) -> None:
+    caller = Caller(link, principal(budget_nano=1000))
+
+    first, second, third = [await caller.ask(reserve_nano=amount) for amount in (600, 500, 400)]
+
+    assert [one.reserved for one in (first, second, third)] == [True, False, True]
+    assert await budget(redis) == {"left": 0, "reserved": 1000, "spent": 0, "limit": 1000}
+    kept: Any = await redis.hgetall(KEYS.intents)
+    assert {name: value.partition(b"|")[0] for name, value in kept.items()} == {
+        b"r1": b"600",
+        b"r2": b"0",
+        b"r3": b"400",
+    }
+    await settle(link, KEYS, settlement("r1", 250))
+    assert await budget(redis) == {"left": 350, "reserved": 400, "spent": 250, "limit": 1000}
+
+
+async def test_an_answer_that_is_found_reserves_nothing(link: RedisLink, redis: Redis) -> None:
+    await redis.set(KEYS.exact("digest"), b"stored")
+    caller = Caller(link, principal(budget_nano=1000))
+
+    admission = await caller.ask(exact="digest", reserve_nano=600)
+
+    assert (admission.stored, admission.reserved) == (b"stored", None)
+    assert (await budget(redis)).get("reserved", 0) == 0
+    assert (await redis.hget(KEYS.intents, "r1") or b"").startswith(b"0|")
+
+
+async def test_a_key_without_a_budget_is_granted_everything_and_gets_no_counters(link: RedisLink, redis: Redis) -> None:
+    admission = await Caller(link, principal()).ask(reserve_nano=10**15)
+
+    assert admission.reserved is True
+    assert await budget(redis) == {}
+
+
+async def test_a_refused_request_reserves_nothing(link: RedisLink, redis: Redis) -> None:
+    caller = Caller(link, principal(rpm=1, budget_nano=1000))
+    await caller.ask(reserve_nano=100)
+
+    assert (await caller.ask(reserve_nano=100)).refused == "rpm"
+    assert (await budget(redis))["reserved"] == 100
