@@ -129,7 +129,8 @@ class Books:
             await reservations.settle(self.link, self.keys, settlement)
         except RedisAway:
             self.metrics.redis_away()
-            await self.spool.append(settlement)
+            # The answer itself is not put on disk for the cache's sake.
+            await self.spool.append(msgspec.structs.replace(settlement, store=None))
 
     async def replay_spool(self) -> int:
         """Settle what was spooled while Redis was away. Raises RedisAway."""

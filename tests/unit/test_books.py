@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from gateway.books import Books, Reservation, exhausted, ratelimit_headers
 from gateway.budget.limits import Admission, Intent
+from gateway.budget.reservations import CacheWrite
 from gateway.budget.spool import Spool
 from gateway.cache.keys import cache_context
 from gateway.errors import Overloaded, RateLimited
@@ -24,6 +25,7 @@ from gateway.types import Principal
 from gateway.visit import Visit, bill, ledger_entry
 from tests.support.accounts import KEYS, budget, ledger
 from tests.support.gateway import EVERYTHING_BIG
+from tests.support.ledger import NOON
 from tests.support.redis_server import RedisServer
 from tests.support.visits import BIG, view, visit
 from tests.support.waiting import until
@@ -210,3 +212,16 @@ def test_the_402_names_the_key_and_its_budget(shown: View) -> None:
     error = exhausted(visit(shown, Principal(key_id="k1", name="batch", budget_nano=1_250_000_000)))
     assert (error.status, error.code, error.type) == (402, "budget_exhausted", "insufficient_quota")
     assert error.message == "the budget of key 'batch' ($1.25) is exhausted"
+
+
+async def test_the_spool_holds_no_answer(away: Books, tmp_path: Path) -> None:
+    shown = view(tmp_path, [BIG], [EVERYTHING_BIG | {"on_redis_down": "allow"}])
+    one = visit(shown, BUDGETED)
+    one.admission = await away.admit(one, look_up=True)
+    answer = CacheWrite(digest="d", normal=None, partition="p", value=b"planted", ttl_ms=1000, expires_ms=NOON)
+
+    await away.settle(one, row(one, shown), answer)
+
+    [kept] = away.spool.path.read_bytes().splitlines()
+    assert one.request.id.encode() in kept
+    assert msgspec.json.decode(kept)["store"] is None
