@@ -14,15 +14,21 @@ import psutil
 import pytest
 import redis
 
-from tests.support.serving import Serving, answers, environment, serving, until, write_config
+from tests.support.serving import (
+    BACK_SECONDS,
+    TRACED_EMBEDDER_SECONDS,
+    Serving,
+    answers,
+    environment,
+    serving,
+    until,
+    write_config,
+)
 
 LOCAL = [{"name": "local-small", "local": "smollm2-135m-instruct"}]
 HOSTED = [
     {"name": "far", "provider": "openai_compatible", "base_url": "http://127.0.0.1:1", "api_key": "${UPSTREAM_KEY}"}
 ]
-BACK_SECONDS = 15.0
-# Traced by coverage, torch takes three times as long to import; everything else keeps to the promise even then.
-TRACED_EMBEDDER_SECONDS = 90.0 if "COVERAGE_PROCESS_CONFIG" in os.environ else BACK_SECONDS
 
 pytestmark = pytest.mark.timeout(300)
 
