@@ -225,7 +225,8 @@ async def test_an_answer_that_is_found_reserves_nothing(link: RedisLink, redis: 
 
     assert (admission.stored, admission.reserved) == (b"stored", None)
     assert (await budget(redis)).get("reserved", 0) == 0
-    assert (await redis.hget(KEYS.intents, "r1") or b"").startswith(b"0|")
+    kept: Any = await redis.hget(KEYS.intents, "r1")
+    assert kept.startswith(b"0|")
 
 
 async def test_a_key_without_a_budget_is_granted_everything_and_gets_no_counters(link: RedisLink, redis: Redis) -> None:
