@@ -81,7 +81,7 @@ class Visit:
             self._first_text = self._first_text or now
             self._last_text = now
         if chunk.usage is not None:
-            self.usage = chunk.usage if self.usage is None else largest(self.usage, chunk.usage)
+            self.usage = chunk.usage  # a backend's running maximum
         if chunk.finish_reason is not None or chunk.final:
             self.complete = True
         if chunk.tool_calls or chunk.error:
@@ -124,19 +124,6 @@ class Visit:
         if self._first_text is None or self._last_text is None or self._last_text <= self._first_text:
             return None
         return max(0, usage.completion_tokens - 1) / (self._last_text - self._first_text)
-
-
-def largest(held: Usage, new: Usage) -> Usage:
-    """A stream's usage is the largest its chunks report, field by field, never their sum."""
-    return Usage(
-        prompt_tokens=max(held.prompt_tokens, new.prompt_tokens),
-        completion_tokens=max(held.completion_tokens, new.completion_tokens),
-        cached_tokens=max(held.cached_tokens, new.cached_tokens),
-        cache_write_tokens=max(held.cache_write_tokens, new.cache_write_tokens),
-        reasoning_tokens=max(held.reasoning_tokens, new.reasoning_tokens),
-        source=new.source,
-        busy_s=new.busy_s if new.busy_s is not None else held.busy_s,
-    )
 
 
 class Bill(msgspec.Struct, frozen=True, kw_only=True):

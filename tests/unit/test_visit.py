@@ -6,26 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gateway.pipeline import View
 from gateway.storing import cache_write
 from gateway.types import CacheEntry, CacheHit, Chunk, Decision, Principal, Usage
-from gateway.visit import Visit, bill, largest, ledger_entry, route_name
+from gateway.visit import Visit, bill, ledger_entry, route_name
 from tests.support.gateway import EVERYTHING_BIG
 from tests.support.visits import BIG, view, visit
 
 COUNTS = st.integers(0, 1000)
-USAGES = st.builds(
-    Usage,
-    prompt_tokens=COUNTS,
-    completion_tokens=COUNTS,
-    cached_tokens=COUNTS,
-    cache_write_tokens=COUNTS,
-    reasoning_tokens=COUNTS,
-    busy_s=st.none() | st.floats(0, 9),
-)
 REPORTED = Usage(prompt_tokens=1000, completion_tokens=100, cached_tokens=400)
 COST = 3_000_000  # 600 × 2.50 + 400 × 1.25 + 100 × 10 micro-dollars
 
@@ -50,15 +39,6 @@ def hit(usage: Usage = REPORTED) -> CacheHit:
     return CacheHit(
         entry=CacheEntry(id="e", body=b"{}", model="big", usage=usage, created_ms=1), tier="semantic", similarity=0.98
     )
-
-
-@given(USAGES, USAGES)
-def test_a_streams_usage_is_the_largest_it_reports_never_the_sum(held: Usage, new: Usage) -> None:
-    together = largest(held, new)
-    for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens"):
-        assert getattr(together, name) == max(getattr(held, name), getattr(new, name))
-    assert together.busy_s == (held.busy_s if new.busy_s is None else new.busy_s)
-    assert largest(together, new) == together
 
 
 def test_reported_usage_is_billed_exactly(shown: View) -> None:

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import io
 import json
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from gateway.ledger import reports
-from gateway.ledger.render import render
 from gateway.ledger.rollups import DAY_MS, HOUR_MS, fold
 from gateway.types import LedgerEntry
 from tests.support.ledger import NOON, entry
@@ -91,17 +88,3 @@ def test_json_holds_exact_dollars_as_numbers() -> None:
     body = reports.encode(reports.dollars({"total": {"cost_nano": 9_007_199_254_740_993}, "rows": [{"saved_nano": 1}]}))
     assert b'"cost_usd":9007199.254740993' in body
     assert json.loads(body)["rows"][0]["saved_usd"] == 1e-9
-
-
-def test_the_tables_say_what_the_summary_says() -> None:
-    shown = io.StringIO()
-    found = summary(
-        entry("r1", model="[bold]evil[/bold]", cost_nano=1_500_000), entry("r2", cache="exact", served="cache")
-    )
-    Console(file=shown, width=120).print(render(found))
-    text = shown.getvalue()
-    for words in ("2026-01-01 00:00", "$0.001501", "50.0%", "1 exact, 1 miss", "[bold]evil[/bold]", "hosted models"):
-        assert words in text
-    empty = io.StringIO()
-    Console(file=empty, width=120).print(render(summary()))
-    assert "No requests in this period." in empty.getvalue()
