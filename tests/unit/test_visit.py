@@ -14,7 +14,6 @@ from gateway.visit import Visit, bill, ledger_entry, route_name
 from tests.support.gateway import EVERYTHING_BIG
 from tests.support.visits import BIG, view, visit
 
-COUNTS = st.integers(0, 1000)
 REPORTED = Usage(prompt_tokens=1000, completion_tokens=100, cached_tokens=400)
 COST = 3_000_000  # 600 × 2.50 + 400 × 1.25 + 100 × 10 micro-dollars
 
