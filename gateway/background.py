@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 HEARTBEAT = "fg:background"
+_NICE = 5
 LEASE = "fg:background:lease"
 HEARTBEAT_MS, HEARTBEAT_EVERY_S = 5_000, 1.0
 LEASE_MS, RENEW_EVERY_S = 5_000, 1.0
@@ -284,6 +285,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     os.umask(0o077)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
+    os.nice(_NICE)  # live traffic comes first; the books may lag a little while it peaks
     asyncio.run(_serve(settings))
     return 0
 

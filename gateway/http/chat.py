@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
@@ -14,10 +16,12 @@ from gateway.http import errors, sse
 from gateway.http.body import read_body
 from gateway.http.parse import chat_request, new_id
 from gateway.http.peer import principal_of
+from gateway.http.protocol import LEAVING
 
 if TYPE_CHECKING:
     from gateway.pipeline import Reply
     from gateway.runtime import Runtime
+    from gateway.types import ChatRequest, Principal
 
 _log = log.get(__name__)
 _UNEXPECTED = "an unexpected error happened in the gateway"
@@ -67,29 +71,45 @@ class ChatEndpoint:
             raise Overloaded("too many requests at once", retry_after=1.0)
         raw = await read_body(receive, headers, view.settings.config.server.max_body_bytes)
         request = chat_request(raw, headers, request_id)
-        task = asyncio.current_task()
-        assert task is not None
-        watcher = asyncio.create_task(_cancel_when_left(receive, task))
-        try:
-            reply = await runtime.pipeline.answer(view, request, principal)
+        with _cancelled_when_left(scope["extensions"][LEAVING]) as client:
             try:
-                await _send(reply, send)
-            except Exception as bug:
-                raise _BrokenOff from bug
-            finally:
-                await reply.close()
-        except asyncio.CancelledError:
-            if not watcher.done() or watcher.cancelled():
-                raise  # the server is stopping, not the client leaving
-            task.uncancel()
+                await self._answer(request, principal, send)
+            except asyncio.CancelledError:
+                if not client.left:
+                    raise  # the server is stopping
+                client.task.uncancel()
+
+    async def _answer(self, request: ChatRequest, principal: Principal, send: Send) -> None:
+        reply = await self._runtime.pipeline.answer(self._runtime.view, request, principal)
+        try:
+            await _send(reply, send)
+        except Exception as bug:
+            raise _BrokenOff from bug
         finally:
-            watcher.cancel()
+            await reply.close()
 
 
-async def _cancel_when_left(receive: Receive, task: asyncio.Task[object]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    task.cancel()
+class _Client:
+    """The client of a request: ``left`` is True once it has hung up, and the request's task is then cancelled."""
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self.task, self.left = task, False
+
+    def leave(self) -> None:
+        self.left = True
+        self.task.cancel()
+
+
+@contextmanager
+def _cancelled_when_left(leaving: dict[object, object]) -> Iterator[_Client]:
+    task = asyncio.current_task()
+    assert task is not None
+    client = _Client(task)
+    leaving[client] = client.leave
+    try:
+        yield client
+    finally:
+        del leaving[client]
 
 
 async def _send(reply: Reply, send: Send) -> None:

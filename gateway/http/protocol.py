@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any, cast
 
 from httptools import HttpParserError
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+LEAVING = "farthing.leaving"
+"""ASGI extension: a dict of functions, under keys of one's own, to be called when the client hangs up. A task that awaits ``receive`` for that
+costs every request what this costs only those that are left.
+"""
 
 _HEAD_MAX = 64 * 1024
 _LINGER_S = 1.0
@@ -28,6 +35,10 @@ class BoundedProtocol(HttpToolsProtocol):
     _unfinished = 0
     _head = 0
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._leaving: dict[object, object] = {}
+
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
@@ -40,9 +51,15 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._unfinished > _HEAD_MAX and not self._refused:
             self.send_400_response("")
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        for leave in list(self._leaving.values()):
+            cast(Callable[[], None], leave)()
+
     def on_message_begin(self) -> None:
         self._head = 0
         super().on_message_begin()
+        self.scope["extensions"] = {LEAVING: self._leaving}
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head += len(name) + len(value)
