@@ -10,8 +10,9 @@ from httptools import HttpParserError
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 LEAVING = "farthing.leaving"
-"""ASGI extension: a dict of functions, under keys of one's own, to be called when the client hangs up. A task that awaits ``receive`` for that
-costs every request what this costs only those that are left.
+"""ASGI extension: a dict of functions, under keys of one's own, to be called when the client hangs up.
+
+A task that awaits ``receive`` for that costs every request what this costs only those that are left.
 """
 
 _HEAD_MAX = 64 * 1024
