@@ -7,8 +7,10 @@ Redis when it starts and kept up by the event stream.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -22,6 +24,8 @@ from gateway.types import CacheHit
 
 THRESHOLD = 0.97
 _EVENTS_KEPT = 20_000
+_UNLEARNT_MAX = 256
+_BATCH = 8
 _log = logging.getLogger(__name__)
 
 
@@ -32,6 +36,8 @@ class SemanticCache:
         self._link, self._keys = link, keys
         self.embedder = embedder
         self._partitions: dict[str, PartitionIndex] = {}
+        self._unlearnt: deque[CacheContext] = deque()
+        self._learning = asyncio.Lock()
 
     def candidates(self, context: CacheContext) -> bool:
         """Whether there is anything to compare with: without it, no embedding is computed."""
@@ -46,8 +52,11 @@ class SemanticCache:
         if not self.candidates(context):
             return None, None
         index = self._partitions[context.partition]
-        vector = await self._embed(context.question)
-        if vector is None or len(vector) != index.dimension:
+        vectors = await self._embed([context.question])
+        if vectors is None:
+            return None, None
+        vector: Vector = vectors[0]
+        if len(vector) != index.dimension:
             return None, vector
         return await self._judge(context, index, vector), vector
 
@@ -66,13 +75,28 @@ class SemanticCache:
         return None
 
     async def remember(self, context: CacheContext, vector: Vector | None = None) -> None:
-        """Make the answer just stored under ``context.exact`` findable by similar questions. Off the request's path."""
+        """Make the answer just stored under ``context.exact`` findable by similar questions. Off the request's path.
+
+        Embedding gives way to the requests that wait for one: a batch at a time, and past a bound nothing more is
+        learnt until there is room.
+        """
         if not context.question or self.embedder is None:
             return
-        if vector is None:
-            vector = await self._embed(context.question)
-        if vector is None:
-            return
+        if vector is not None:
+            await self._keep(context, vector)
+        elif len(self._unlearnt) < _UNLEARNT_MAX:
+            self._unlearnt.append(context)
+            async with self._learning:
+                await self._learn()
+
+    async def _learn(self) -> None:
+        batch = [self._unlearnt.popleft() for _ in range(min(_BATCH, len(self._unlearnt)))]
+        vectors = await self._embed([context.question for context in batch]) if batch else None
+        if vectors is not None:
+            for context, vector in zip(batch, vectors, strict=True):
+                await self._keep(context, vector)
+
+    async def _keep(self, context: CacheContext, vector: Vector) -> None:
         self._add(context.partition, context.exact, vector)
         data = vector.tobytes()
         try:
@@ -84,15 +108,15 @@ class SemanticCache:
         except RedisAway:
             return
 
-    async def _embed(self, text: str) -> Vector | None:
+    async def _embed(self, texts: Sequence[str]) -> Vector | None:
+        """Shape (texts, dimension); None where the embedder is away."""
         assert self.embedder is not None
         try:
-            rows = await self.embedder.embed([text])
+            vectors: Vector = await self.embedder.embed(texts)
         except UpstreamError as error:
             _log.debug("embedder away: %s", error)
             return None
-        vector: Vector = rows[0]
-        return vector
+        return vectors
 
     def _add(self, partition: str, entry_id: str, vector: Vector) -> None:
         index = self._partitions.get(partition)

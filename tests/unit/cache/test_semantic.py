@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from gateway.cache.semantic import THRESHOLD, SemanticCache
 from gateway.errors import UpstreamUnavailable
 from gateway.redis_io import Keys, RedisLink
 from gateway.types import CacheEntry, Usage
+from tests.support.waiting import until
 
 ANGLES = {"what is the capital of france": 0.0, "tell me what the capital of france is": 0.1, "why": 1.0}
 
@@ -199,3 +201,29 @@ async def test_a_vector_that_is_no_number_is_never_near(one: Worker) -> None:
     await one.store(FRANCE)
     one.embedder.angles[PARAPHRASE.question] = float("nan")
     assert await one.finds(PARAPHRASE) is None
+
+
+async def test_a_burst_is_learnt_in_batches_one_at_a_time_and_within_a_bound(one: Worker) -> None:
+    asked = [context(f"question {number}") for number in range(400)]
+    one.embedder.angles |= {each.question: number / 1000 for number, each in enumerate(asked)}
+    sizes: list[int] = []
+    running = most = 0
+    embed, release = one.embedder.embed, asyncio.Event()
+
+    async def slow(texts: Sequence[str]) -> NDArray[np.float32]:
+        nonlocal running, most
+        running, most = running + 1, max(most, running + 1)
+        sizes.append(len(texts))
+        await release.wait()
+        running -= 1
+        return await embed(texts)
+
+    one.embedder.embed = slow  # type: ignore[method-assign]
+    burst = [asyncio.create_task(one.cache.remember(each)) for each in asked]
+    await until(lambda: sizes)
+    release.set()
+    await asyncio.gather(*burst)
+
+    assert most == 1
+    assert max(sizes) <= 8
+    assert 256 <= one.cache.size <= 272
