@@ -139,14 +139,7 @@ class Pipeline:
 
     def _foresee(self, view: View, visit: Visit) -> Reservation | None:
         """Decide before admission where no stored answer is expected, so that one trip can admit and reserve."""
-        context, cache = visit.context, visit.policy.policy.cache
-        if visit.request.options.cache == "only-if-cached":
-            return None
-        if (
-            context
-            and _reads(visit)
-            and (context in self._expected or (cache.semantic and self.semantic.candidates(context)))
-        ):
+        if visit.request.options.cache == "only-if-cached" or self._may_hit(visit):
             return None
         try:
             return _worst_case(view, visit, self._decide(view, visit))
