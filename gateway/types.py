@@ -40,10 +40,6 @@ class Principal(Frozen, frozen=True, kw_only=True):
     budget_nano: int | None = None
     admin: bool = False
 
-    @property
-    def anonymous(self) -> bool:
-        return self.key_id == "anonymous"
-
 
 class RequestOptions(Frozen, frozen=True, kw_only=True):
     """What the caller asked for in ``x-gateway-*`` request headers."""
