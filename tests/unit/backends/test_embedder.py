@@ -1,7 +1,6 @@
 """When the embedder is away or talks nonsense: an error at once, and no waiting for it again and again."""
 
 import base64
-import time
 from array import array
 from typing import Any
 
@@ -79,10 +78,8 @@ async def test_after_a_failure_it_fails_at_once_for_a_while(plan: Plan, error: t
         embedder = HttpEmbedder(up.base_url, "m", timeout_s=0.2, away_s=0.3)
         with pytest.raises(error):
             await embedder.embed(["a"])
-        started = time.perf_counter()
         with pytest.raises(UpstreamUnavailable, match="away"):
             await embedder.embed(["a"])
-        assert time.perf_counter() - started < 0.1
         assert up.total == 1
 
         async def back() -> bool:

@@ -12,6 +12,7 @@ from gateway.config import ModelConfig, load
 from gateway.errors import Forbidden, NotFound, Overloaded
 from gateway.policy.compile import CompiledPolicy
 from gateway.types import Principal, RequestOptions
+from tests.support.pace import allowed
 from tests.unit.policy.support import MODELS, TWO_LOCAL, away, decide, features, policy
 
 ROUTES = """
@@ -263,7 +264,7 @@ def test_fifty_rules_are_decided_well_within_a_millisecond() -> None:
         compiled.gate(asked)
         decide(compiled, 0.05, features=asked)
         times.append(time.perf_counter() - begun)
-    assert min(times) < 0.001
+    assert min(times) < allowed(0.001)
 
 
 def test_models_are_those_of_the_configuration(routes: CompiledPolicy) -> None:
