@@ -15,14 +15,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # From the ground up. Modules of one layer may know each other, except the stages of a request.
 FOUNDATION = {"types", "errors", "protocols", "yamlfile"}
-SUPPORT = {"config", "pricing", "features", "metrics", "log", "redis_io", "privacy", "tokens"}
+SUPPORT = {"config", "pricing", "features", "metrics", "log", "redis_io", "privacy", "tokens", "telemetry"}
 STAGES = {"auth", "budget", "cache", "policy", "backends", "ledger"}
 PASSED_ALONG = {"visit", "books", "storing", "reply"}
 PIPELINE = {"pipeline", "story"}
 RUNTIME = {"runtime", "reload"}
+HOUSE = {"economics", "reconcile", "alerts", "erase"}
 SURFACE = {"http", "dashboard"}
 TOP = {"supervisor", "background", "cli"}
-LAYERS = (FOUNDATION, SUPPORT, STAGES, PASSED_ALONG, PIPELINE, RUNTIME, SURFACE, TOP)
+LAYERS = (FOUNDATION, SUPPORT, STAGES, PASSED_ALONG, PIPELINE, RUNTIME, HOUSE, SURFACE, TOP)
 APART = (STAGES,)
 MAY_KNOW_LOCAL_MODELS = {"supervisor", "cli"}
 NEVER_IN_A_WORKER = ("torch", "llama_cpp", "litellm", "faiss", "sqlalchemy", "sentence_transformers", "transformers")
