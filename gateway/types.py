@@ -125,10 +125,13 @@ class Price(Frozen, frozen=True, kw_only=True):
     usd_per_hour: str = "0"
 
 
-class Usage(Frozen, frozen=True, kw_only=True):
-    """Tokens of one upstream call. ``prompt_tokens`` includes cached and cache-written ones, as OpenAI counts.
+class Usage(Frozen, frozen=True, kw_only=True, omit_defaults=True):
+    """Tokens of one upstream call, as OpenAI counts: ``prompt_tokens`` and ``completion_tokens`` include their parts.
 
-    ``busy_s`` is the time a local model computed for this request, None where unknown (hosted models).
+    Parts of the prompt, none in two of them: ``cached_tokens``, ``cache_write_tokens`` (of which
+    ``cache_write_1h_tokens`` are kept for an hour), ``audio_input_tokens``, ``image_input_tokens``. Parts of the
+    completion: ``reasoning_tokens``, ``audio_output_tokens``, ``image_output_tokens``. ``tier`` is the service tier
+    that answered, "" the standard one. ``busy_s`` is the time computed for this request, None where unknown.
     """
 
     prompt_tokens: int = 0
@@ -138,6 +141,12 @@ class Usage(Frozen, frozen=True, kw_only=True):
     reasoning_tokens: int = 0
     source: UsageSource = "reported"
     busy_s: float | None = None
+    cache_write_1h_tokens: int = 0
+    audio_input_tokens: int = 0
+    image_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    image_output_tokens: int = 0
+    tier: str = ""
 
 
 class Rejected(Frozen, frozen=True, kw_only=True):
@@ -214,13 +223,20 @@ class CacheHit(Frozen, frozen=True, kw_only=True):
 
 
 class LedgerEntry(Frozen, frozen=True, kw_only=True, omit_defaults=True):
-    """Exactly one for each admitted request: the row of the books. Column names of the SQL table are these names."""
+    """Exactly one for each admitted request: the row of the books. Column names of the SQL table are these names.
+
+    ``cost_nano`` is everything the request cost; ``embedding_nano``, ``verification_nano`` and ``abandoned_nano``
+    (tries that were billed and not used) are the parts of it that bought no answer. ``saved_nano`` is net: baseline −
+    cost. ``busy_us`` is how long a local model computed. ``incomplete``: upstream's usage is known to lack a part.
+    ``consented``: the content may leave through an export. ``feedback`` (−1 … 1) comes later, if ever.
+    """
 
     request_id: str
     ts_ms: int
     organisation: str = "default"
     team: str = ""
     key_id: str = "anonymous"
+    project: str = ""
     end_user: str = ""
     tags: tuple[str, ...] = ()
     session: str = ""
@@ -243,11 +259,16 @@ class LedgerEntry(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
     usage_source: UsageSource = "none"
+    busy_us: int = 0
     cost_nano: int = 0
+    embedding_nano: int = 0
+    verification_nano: int = 0
+    abandoned_nano: int = 0
     baseline_nano: int = 0
     saved_nano: int = 0
     reserved_nano: int = 0
     unpriced: bool = False
+    incomplete: bool = False
     price_source: str = ""
     price_date: str = ""
     ttft_ms: float | None = None
@@ -256,4 +277,6 @@ class LedgerEntry(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     tokens_per_s: float | None = None
     difficulty: float | None = None
     degraded: str = ""
+    consented: bool = False
+    feedback: float | None = None
     detail: dict[str, Any] = {}

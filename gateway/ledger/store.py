@@ -10,7 +10,8 @@ import msgspec
 from sqlalchemy import Connection, Table, delete, func, insert, select, union
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger import migrations, reports, writing
+from gateway.ledger import migrations, reading, reports, writing
+from gateway.ledger.answers import Breakdown, Dimension, Measures, Order, Page, Period, Timeline, Where
 from gateway.ledger.database import engine, lock_writers, translated
 from gateway.ledger.errors import LedgerRefused
 from gateway.ledger.rollups import DAY_MS, DIMENSIONS, HOUR_MS, Cell, Place, differences, fold
@@ -90,6 +91,44 @@ class SqlStore:
             for table, start, end in _parts(since, until):
                 cells += await connection.run_sync(_cells, table, start, end)
         return reports.summary(cells, since, until)
+
+    async def totals(self, period: Period, where: Where | None = None) -> Measures:
+        """What the requests of a period come to."""
+        return reading.measures(cell for _, _, cell in await self._chosen(period, where or {}))
+
+    async def breakdown(
+        self, period: Period, by: Dimension, where: Where | None = None, *, order: Order = "cost_nano", limit: int = 20
+    ) -> Breakdown:
+        """The first ``limit`` values of ``by``, most of ``order`` first."""
+        return reading.breakdown(await self._chosen(period, where or {}), by, order, limit)
+
+    async def timeline(
+        self,
+        period: Period,
+        by: Dimension | None = None,
+        where: Where | None = None,
+        *,
+        order: Order = "cost_nano",
+        limit: int = 8,
+        step_ms: int | None = None,
+    ) -> Timeline:
+        """Measures over time, in steps of an hour up to two days and of a day beyond, unless ``step_ms`` says which."""
+        step = step_ms or (HOUR_MS if period.until_ms - period.since_ms <= 2 * DAY_MS else DAY_MS)
+        return reading.timeline(await self._chosen(period, where or {}), period, by, order, limit, step)
+
+    async def rows(
+        self, period: Period, where: Where | None = None, *, after: str | None = None, limit: int = 50
+    ) -> Page:
+        """Rows of a period, newest first, from where the page before left off (``after`` = its ``next``)."""
+        async with self._reading() as connection:
+            return await connection.run_sync(reading.page, period, where or {}, after, limit)
+
+    async def _chosen(self, period: Period, where: Where) -> list[reading.Placed]:
+        cells: list[tuple[Place, Cell]] = []
+        async with self._reading() as connection:
+            for table, start, end in _parts(period.since_ms, period.until_ms):
+                cells += await connection.run_sync(_cells, table, start, end)
+        return reading.narrowed(cells, where)
 
     async def spent(self) -> dict[str, int]:
         """Nano-dollars each key has spent since the books began."""

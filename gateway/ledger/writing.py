@@ -128,7 +128,7 @@ def _columns(cell_: Cell) -> dict[str, Any]:
 
 
 def to_row(entry: LedgerEntry) -> dict[str, Any]:
-    row = msgspec.structs.asdict(entry)
+    row = {name: getattr(entry, name) for name in ledger.c.keys()}  # noqa: SIM118
     row["tags"] = msgspec.json.encode(entry.tags).decode()
     row["detail"] = msgspec.json.encode(entry.detail).decode()
     return row
