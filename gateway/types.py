@@ -178,11 +178,13 @@ class Chunk(Frozen, frozen=True, kw_only=True):
 
     For a stream: ``data`` is the JSON of one SSE event as upstream sent it. For a plain reply: the whole body, once.
     ``usage_only`` marks OpenAI's trailing event with empty ``choices``, which a client sees only when it asked.
-    ``error`` is set when upstream reported an error inside the stream (``data`` is then that event).
+    ``error`` is set when upstream reported an error inside the stream (``data`` is then that event). ``aside`` is
+    what was generated besides ``text``, the first choice's: reasoning, arguments of tool calls, other choices.
     """
 
     data: bytes
     text: str = ""
+    aside: str = ""
     finish_reason: str | None = None
     usage: Usage | None = None
     usage_only: bool = False

@@ -19,6 +19,8 @@ from gateway.errors import NotFound, UpstreamError, UpstreamRefused, UpstreamTim
 from gateway.types import Attempt, ChatRequest, Chunk
 
 OPENAI_URL = "https://api.openai.com/v1"
+# Mistral reports usage unasked, and answers 422 where it is asked (extra_forbidden).
+REFUSED_FIELDS = {"mistral.ai": ("stream_options",)}
 # Codes of a local model's refusal that a larger model need not share.
 TOO_SMALL = frozenset({"context_length_exceeded", "unsupported"})
 _DRAIN_POLL_S = 0.05
@@ -197,7 +199,14 @@ def _backend(model: ModelConfig, socket: str | None) -> OpenAIBackend | LiteLLMB
         connect_timeout=model.connect_timeout,
         first_byte_timeout=model.first_byte_timeout,
         timeout=model.timeout,
+        strip=_unwanted(model),
     )
+
+
+def _unwanted(model: ModelConfig) -> tuple[str, ...]:
+    """Body fields this provider answers with an error."""
+    host = urlsplit(model.base_url or "").hostname or ""
+    return next((fields for owner, fields in REFUSED_FIELDS.items() if host == owner or host.endswith(f".{owner}")), ())
 
 
 def _missing(model: ModelConfig, settings: Settings) -> str | None:

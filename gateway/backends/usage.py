@@ -1,60 +1,71 @@
-"""Where each provider keeps its token counts, as data.
+"""Where each provider keeps its token counts, as data, and how they become one account without overlaps.
 
-Shapes: OpenAI (chat completions and responses), DeepSeek, OpenRouter, Anthropic's counters as litellm hands them back,
-llama.cpp's ``timings``. A count that is null, negative or not a whole number is as good as missing.
+Shapes: OpenAI's chat completions and its dialects (Azure, vLLM, llama.cpp, Ollama, DeepSeek, Mistral, xAI, OpenRouter,
+Moonshot), OpenAI's responses, Anthropic's own, and what litellm hands back for Anthropic, Gemini and Bedrock. A count
+that is null, negative or not a whole number is as good as missing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
-
-import msgspec
 
 from gateway.types import Usage
 
-Path = tuple[str, ...]
+_PROMPT_PARTS = {
+    "cached_tokens": "cached_tokens",
+    "cache_creation_tokens": "cache_write_tokens",  # litellm
+    "cache_write_tokens": "cache_write_tokens",  # OpenAI, OpenRouter, litellm
+    "cache_creation_token_details": {"ephemeral_1h_input_tokens": "cache_write_1h_tokens"},  # litellm
+    "audio_tokens": "audio_input_tokens",
+    "image_tokens": "image_input_tokens",  # litellm, for Gemini
+    "tool_use_tokens": "unbilled_tokens",  # litellm, for Gemini: in the total, and in the prompt where they are billed
+}
+_COMPLETION_PARTS = {
+    "reasoning_tokens": "reasoning_tokens",
+    "audio_tokens": "audio_output_tokens",
+    "image_tokens": "image_output_tokens",  # litellm, for Gemini
+}
 
-# The largest valid count among the paths of a field is taken.
-PATHS: tuple[tuple[str, tuple[Path, ...]], ...] = (
-    ("prompt_tokens", (("prompt_tokens",), ("input_tokens",))),
-    ("completion_tokens", (("completion_tokens",), ("output_tokens",))),
-    (
-        "cached_tokens",
-        (
-            ("prompt_tokens_details", "cached_tokens"),
-            ("input_tokens_details", "cached_tokens"),
-            ("prompt_cache_hit_tokens",),
-            ("cache_read_input_tokens",),
-        ),
-    ),
-    (
-        "cache_write_tokens",
-        (
-            ("cache_creation_input_tokens",),
-            ("prompt_tokens_details", "cache_creation_tokens"),
-            ("prompt_tokens_details", "cache_write_tokens"),
-        ),
-    ),
-    (
-        "reasoning_tokens",
-        (
-            ("completion_tokens_details", "reasoning_tokens"),
-            ("output_tokens_details", "reasoning_tokens"),
-        ),
-    ),
-)
-_COUNTS = tuple(name for name, _ in PATHS)
+# A usage object's keys, and the count each holds. Where several keys hold the same count, the largest is taken.
+TABLE: Mapping[str, Any] = {
+    "prompt_tokens": "prompt_tokens",
+    "input_tokens": "prompt_tokens",  # OpenAI's responses, Anthropic
+    "completion_tokens": "completion_tokens",
+    "output_tokens": "completion_tokens",
+    "total_tokens": "total_tokens",
+    "prompt_tokens_details": _PROMPT_PARTS,
+    "input_tokens_details": _PROMPT_PARTS,
+    "completion_tokens_details": _COMPLETION_PARTS,
+    "output_tokens_details": _COMPLETION_PARTS,
+    "cached_tokens": "cached_tokens",  # Moonshot
+    "prompt_cache_hit_tokens": "cached_tokens",  # DeepSeek
+    "cache_read_input_tokens": "cached_tokens",  # Anthropic
+    "cache_creation_input_tokens": "cache_write_tokens",
+    "cache_creation": {"ephemeral_1h_input_tokens": "cache_write_1h_tokens"},
+}
+# llama.cpp's ``timings``: what it counts where a reply has no usage object.
+TIMINGS: Mapping[str, Any] = {"prompt_n": "computed", "cache_n": "cached_tokens", "predicted_n": "completion_tokens"}
+
+_PROMPT = ("cached_tokens", "cache_write_tokens", "audio_input_tokens", "image_input_tokens")
+_COMPLETION = ("reasoning_tokens", "audio_output_tokens", "image_output_tokens")
+_COUNTS = ("prompt_tokens", "completion_tokens", "cache_write_1h_tokens", *_PROMPT, *_COMPLETION)
+# Service tiers that are the standard one under another name.
+_STANDARD_TIERS = frozenset({"default", "auto", "standard", "on_demand", "scale"})
 
 
-def read_usage(usage: Any, timings: Any = None) -> Usage | None:
-    """Upstream's ``usage`` object (and llama.cpp's ``timings``, in ms) as a Usage; None where it counts nothing."""
-    if not isinstance(usage, dict):
-        return None
-    counts = {name: _largest(usage, paths) for name, paths in PATHS}
-    if counts["prompt_tokens"] is None and counts["completion_tokens"] is None:
-        return None
-    known: dict[str, Any] = {name: count or 0 for name, count in counts.items()}
-    return _consistent(Usage(**known, busy_s=_busy_s(timings)))
+def read_usage(usage: Any, timings: Any = None, tier: Any = None) -> Usage | None:
+    """Upstream's ``usage`` object (llama.cpp's ``timings``, in ms) as a Usage; None where it counts nothing.
+
+    ``tier``: the reply's own ``service_tier``; Anthropic's stands in the usage object.
+    """
+    counts = _read(usage, TABLE, {}) if isinstance(usage, dict) else {}
+    if "prompt_tokens" not in counts and "completion_tokens" not in counts:
+        counts = _from_timings(timings)
+        if not counts:
+            return None
+    served = tier or (usage.get("service_tier") if isinstance(usage, dict) else None)
+    return Usage(**_account(counts), busy_s=_busy_s(timings), tier=named_tier(served))
 
 
 def merged(before: Usage | None, now: Usage | None) -> Usage | None:
@@ -63,30 +74,71 @@ def merged(before: Usage | None, now: Usage | None) -> Usage | None:
         return now or before
     counts: dict[str, Any] = {name: max(getattr(before, name), getattr(now, name)) for name in _COUNTS}
     busy = [usage.busy_s for usage in (before, now) if usage.busy_s is not None]
-    return Usage(**counts, busy_s=max(busy) if busy else None)
+    return Usage(**_within(counts), busy_s=max(busy) if busy else None, tier=now.tier or before.tier)
 
 
-def _largest(usage: dict[str, Any], paths: tuple[Path, ...]) -> int | None:
-    largest = None
-    for path in paths:
-        value: Any = usage
-        for key in path:
-            value = value.get(key) if isinstance(value, dict) else None
-        if type(value) is float and value.is_integer():
-            value = int(value)
-        if type(value) is int and value >= 0 and (largest is None or value > largest):
-            largest = value
-    return largest
+def named_tier(name: Any) -> str:
+    """A service tier as upstream names it; "" for the standard one."""
+    lowered = name.lower() if isinstance(name, str) else ""
+    return "" if lowered in _STANDARD_TIERS else lowered
 
 
-def _consistent(usage: Usage) -> Usage:
-    """Parts never exceed their whole: a cached token is a prompt token."""
-    cached = min(usage.cached_tokens, usage.prompt_tokens)
-    written = min(usage.cache_write_tokens, usage.prompt_tokens - cached)
-    reasoning = min(usage.reasoning_tokens, usage.completion_tokens)
-    if (cached, written, reasoning) == (usage.cached_tokens, usage.cache_write_tokens, usage.reasoning_tokens):
-        return usage
-    return msgspec.structs.replace(usage, cached_tokens=cached, cache_write_tokens=written, reasoning_tokens=reasoning)
+def _read(usage: Mapping[str, Any], table: Mapping[str, Any], counts: dict[str, int]) -> dict[str, int]:
+    """``counts`` with those among ``usage``'s keys."""
+    for key, value in usage.items():
+        place = table.get(key)
+        if type(place) is str:
+            count = _count(value)
+            if count is not None and count > counts.get(place, -1):
+                counts[place] = count
+        elif place is not None and isinstance(value, dict):
+            _read(value, place, counts)
+    return counts
+
+
+def _count(value: Any) -> int | None:
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and value >= 0 else None
+
+
+def _from_timings(timings: Any) -> dict[str, int]:
+    counts = _read(timings, TIMINGS, {}) if isinstance(timings, dict) else {}
+    if "completion_tokens" not in counts:
+        return {}
+    return {**counts, "prompt_tokens": counts.pop("computed", 0) + counts.get("cached_tokens", 0)}
+
+
+def _account(counts: dict[str, int]) -> dict[str, Any]:
+    """Wholes that include their parts, and parts that do not overlap, whatever the provider counts apart.
+
+    Anthropic counts cached and written tokens beside the prompt; xAI and Gemini (by Google's own OpenAI endpoint) count
+    reasoning beside the completion. Either shows in the total, or in a part that is larger than its whole.
+    """
+    known: dict[str, Any] = {name: counts.get(name, 0) for name in _COUNTS}
+    prompt, completion, total = known["prompt_tokens"], known["completion_tokens"], counts.get("total_tokens", 0)
+    total -= counts.get("unbilled_tokens", 0)
+    kept, thought = known["cached_tokens"] + known["cache_write_tokens"], known["reasoning_tokens"]
+    if kept > prompt or (kept and total == prompt + completion + kept and thought != kept):
+        known["prompt_tokens"] = prompt = prompt + kept
+    if thought > completion:
+        known["completion_tokens"] = completion = completion + thought
+    if prompt and total > prompt + completion:
+        beside = total - prompt - completion
+        known["completion_tokens"] = completion + beside
+        known["reasoning_tokens"] = max(thought, beside)
+    return _within(known)
+
+
+def _within(known: dict[str, Any]) -> dict[str, Any]:
+    """Each part as large as its whole has room for after those before it: a cached audio token is a cached token."""
+    for whole, parts in (("prompt_tokens", _PROMPT), ("completion_tokens", _COMPLETION)):
+        room = known[whole]
+        for part in parts:
+            known[part] = min(known[part], room)
+            room -= known[part]
+    known["cache_write_1h_tokens"] = min(known["cache_write_1h_tokens"], known["cache_write_tokens"])
+    return known
 
 
 def _busy_s(timings: Any) -> float | None:

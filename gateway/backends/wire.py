@@ -6,7 +6,7 @@ Only what this gateway acts on is parsed, leniently; what travels on is upstream
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -26,6 +26,8 @@ class _Message(msgspec.Struct):
     content: Any = None
     tool_calls: msgspec.Raw = _NOTHING
     function_call: msgspec.Raw = _NOTHING
+    reasoning_content: Any = None
+    reasoning: Any = None
 
     def text(self) -> str:
         if isinstance(self.content, str):
@@ -37,19 +39,37 @@ class _Message(msgspec.Struct):
     def calls_tools(self) -> bool:
         return bytes(self.tool_calls) not in _ABSENT or bytes(self.function_call) not in _ABSENT
 
+    def aside(self) -> str:
+        """What was generated besides the text: reasoning and the arguments of calls."""
+        parts = [self.reasoning_content or self.reasoning]
+        if self.calls_tools():
+            parts += _arguments(self.tool_calls) + _arguments(self.function_call)
+        return "".join(part for part in parts if isinstance(part, str))
+
 
 class _Choice(msgspec.Struct):
     index: Any = 0
     delta: _Message | None = None
     message: _Message | None = None
     finish_reason: Any = None
+    usage: Any = None
 
 
 class _Event(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: Any = None
     timings: Any = None
+    service_tier: Any = None
     error: Any = None
+
+    def reported(self, tier: Any = None) -> Usage | None:
+        """Usage wherever the event holds it: Moonshot streams it in a choice. ``tier``: as an earlier event said."""
+        usage = self.usage
+        if usage is None and self.choices:
+            usage = next((choice.usage for choice in self.choices if choice.usage), None)
+        if usage is None and self.timings is None:
+            return None
+        return read_usage(usage, self.timings, self.service_tier or tier)
 
 
 _decode = msgspec.json.Decoder(_Event).decode
@@ -89,9 +109,16 @@ def read_reply(body: bytes) -> Chunk:
         raise reported(event.error)
     if event.choices is None:
         raise UpstreamBroken("upstream's reply has no choices")
-    text, finish_reason, tool_calls = _said(event.choices)
-    usage = read_usage(event.usage, event.timings)
-    return Chunk(data=body, text=text, finish_reason=finish_reason, usage=usage, tool_calls=tool_calls, final=True)
+    said = _said(event.choices)
+    return Chunk(
+        data=body,
+        text=said.text,
+        aside=said.aside,
+        finish_reason=said.finish_reason,
+        usage=event.reported(),
+        tool_calls=said.tool_calls,
+        final=True,
+    )
 
 
 class ReplyStream:
@@ -102,6 +129,7 @@ class ReplyStream:
         self.begun = False
         self._parser = SSEParser()
         self._usage: Usage | None = None
+        self._tier: Any = None
         self._finished = False
 
     def feed(self, data: bytes) -> Iterator[Chunk]:
@@ -134,18 +162,20 @@ class ReplyStream:
         if event.error:
             return self._failed(data, event.error)
         self.begun = True
-        text, finish_reason, tool_calls = _said(event.choices or [])
-        self._finished = self._finished or finish_reason is not None
-        usage = read_usage(event.usage, event.timings) if event.usage else None
+        said = _said(event.choices or [])
+        self._finished = self._finished or said.finish_reason is not None
+        self._tier = event.service_tier or self._tier
+        usage = event.reported(self._tier)
         if usage:
             self._usage = usage = merged(self._usage, usage)
         return Chunk(
             data=data.replace(b"\n", b" ") if b"\n" in data else data,
-            text=text,
-            finish_reason=finish_reason,
+            text=said.text,
+            aside=said.aside,
+            finish_reason=said.finish_reason,
             usage=usage,
             usage_only=not event.choices and usage is not None,
-            tool_calls=tool_calls,
+            tool_calls=said.tool_calls,
         )
 
     def _failed(self, data: bytes, error: Any) -> Chunk:
@@ -163,18 +193,40 @@ def _parsed(data: bytes) -> _Event:
         raise UpstreamBroken(f"upstream's reply cannot be read: {error}") from None
 
 
-def _said(choices: list[_Choice]) -> tuple[str, str | None, bool]:
-    """Text of the first choice, the first finish reason, whether tools are called."""
-    text, finish_reason, tool_calls = "", None, False
+class _Said(NamedTuple):
+    """``text`` of the first choice, the first finish reason, whether tools are called; ``aside``: all else."""
+
+    text: str
+    finish_reason: str | None
+    tool_calls: bool
+    aside: str
+
+
+def _said(choices: list[_Choice]) -> _Said:
+    text, aside, finish_reason, tool_calls = "", "", None, False
     for choice in choices:
         message = choice.delta or choice.message
         if message is not None:
             if choice.index == 0 or choice.index is None:
                 text += message.text()
+            else:
+                aside += message.text()
+            aside += message.aside()
             tool_calls = tool_calls or message.calls_tools()
         if finish_reason is None and isinstance(choice.finish_reason, str) and choice.finish_reason:
             finish_reason = choice.finish_reason
-    return text, finish_reason, tool_calls
+    return _Said(text, finish_reason, tool_calls, aside)
+
+
+def _arguments(calls: msgspec.Raw) -> list[Any]:
+    """Names and arguments of tool calls, or of the one function call of old."""
+    if bytes(calls) in _ABSENT:
+        return []
+    given = msgspec.json.decode(calls)
+    functions = (
+        [call.get("function") for call in given if isinstance(call, dict)] if isinstance(given, list) else [given]
+    )
+    return [function.get(key) for function in functions if isinstance(function, dict) for key in ("name", "arguments")]
 
 
 def reported(error: Any) -> UpstreamError:

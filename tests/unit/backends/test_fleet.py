@@ -11,6 +11,7 @@ import pytest
 
 from gateway.backends import resilient, translate
 from gateway.backends.fleet import Answer, Fleet, most_telling
+from gateway.backends.wire import request_body
 from gateway.config import GatewayConfig, ModelConfig, Settings, socket_path
 from gateway.errors import (
     BudgetExhausted,
@@ -256,3 +257,13 @@ async def test_an_unreachable_target_comes_back_by_itself(tmp_path: Path) -> Non
         assert {received.path for received in up.requests} == {"/v1/models"}
         await fleet.call(["a"], chat())
     await fleet.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "asked"), [("http://api.mistral.ai/v1", False), ("http://mistral.ai.example/v1", True), (None, True)]
+)
+def test_mistral_is_not_asked_for_what_it_refuses(tmp_path: Path, url: str | None, asked: bool) -> None:
+    model = ModelConfig(name="m", provider="openai_compatible" if url else "openai", base_url=url, api_key="k")
+    built = Fleet.build(settings(tmp_path, model))
+    body = request_body(chat(stream=True), "m", built._targets["m"].backend._backend._strip)  # type: ignore[attr-defined]
+    assert (b"include_usage" in body) == asked

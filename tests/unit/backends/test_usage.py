@@ -59,7 +59,7 @@ SHAPES: dict[str, tuple[dict[str, Any], Usage]] = {
         },
         Usage(prompt_tokens=9),
     ),
-    "parts over the whole": (
+    "parts larger than their whole were counted beside it": (
         {
             "prompt_tokens": 9,
             "completion_tokens": 1,
@@ -67,7 +67,85 @@ SHAPES: dict[str, tuple[dict[str, Any], Usage]] = {
             "cache_creation_input_tokens": 5,
             "completion_tokens_details": {"reasoning_tokens": 4},
         },
-        Usage(prompt_tokens=9, completion_tokens=1, cached_tokens=9, reasoning_tokens=1),
+        Usage(prompt_tokens=26, completion_tokens=5, cached_tokens=12, cache_write_tokens=5, reasoning_tokens=4),
+    ),
+    "xai: reasoning beside the completion": (
+        {
+            "prompt_tokens": 10120,
+            "completion_tokens": 1499,
+            "total_tokens": 14428,
+            "prompt_tokens_details": {"cached_tokens": 128},
+            "completion_tokens_details": {"reasoning_tokens": 2809},
+        },
+        Usage(prompt_tokens=10120, completion_tokens=4308, cached_tokens=128, reasoning_tokens=2809),
+    ),
+    "xai: little reasoning": (
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 20,
+            "total_tokens": 35,
+            "completion_tokens_details": {"reasoning_tokens": 5},
+        },
+        Usage(prompt_tokens=10, completion_tokens=25, reasoning_tokens=5),
+    ),
+    "google's own openai endpoint: thoughts in the total only": (
+        {"prompt_tokens": 20, "completion_tokens": 198, "total_tokens": 623},
+        Usage(prompt_tokens=20, completion_tokens=603, reasoning_tokens=405),
+    ),
+    "anthropic's own": (
+        {
+            "input_tokens": 10,
+            "output_tokens": 5,
+            "cache_read_input_tokens": 100,
+            "cache_creation_input_tokens": 30,
+            "cache_creation": {"ephemeral_5m_input_tokens": 10, "ephemeral_1h_input_tokens": 20},
+            "service_tier": "priority",
+        },
+        Usage(
+            prompt_tokens=140,
+            completion_tokens=5,
+            cached_tokens=100,
+            cache_write_tokens=30,
+            cache_write_1h_tokens=20,
+            tier="priority",
+        ),
+    ),
+    "a cache counted beside the prompt, by the total": (
+        {
+            "prompt_tokens": 1000,
+            "completion_tokens": 5,
+            "total_tokens": 1405,
+            "cache_read_input_tokens": 400,
+        },
+        Usage(prompt_tokens=1400, completion_tokens=5, cached_tokens=400),
+    ),
+    "openai with audio": (
+        {
+            "prompt_tokens": 100,
+            "completion_tokens": 80,
+            "total_tokens": 180,
+            "prompt_tokens_details": {"cached_tokens": 30, "audio_tokens": 80},
+            "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 60},
+        },
+        Usage(
+            prompt_tokens=100,
+            completion_tokens=80,
+            cached_tokens=30,
+            audio_input_tokens=70,
+            audio_output_tokens=60,
+        ),
+    ),
+    "gemini through litellm, tools' own tokens not billed": (
+        {
+            "prompt_tokens": 50,
+            "completion_tokens": 40,
+            "total_tokens": 190,
+            "prompt_tokens_details": {"image_tokens": 20, "text_tokens": 30, "tool_use_tokens": 100},
+            "completion_tokens_details": {"reasoning_tokens": 25, "image_tokens": 5},
+        },
+        Usage(
+            prompt_tokens=50, completion_tokens=40, image_input_tokens=20, reasoning_tokens=25, image_output_tokens=5
+        ),
     ),
 }
 
@@ -97,6 +175,22 @@ def test_llama_cpp_says_how_long_it_computed(timings: Any, busy_s: float | None)
     usage = read_usage({"prompt_tokens": 1, "completion_tokens": 1}, timings)
     assert usage is not None
     assert usage.busy_s == (pytest.approx(busy_s) if busy_s is not None else None)
+
+
+def test_llama_cpp_counts_in_its_timings_where_there_is_no_usage() -> None:
+    timings = {"cache_n": 30, "prompt_n": 12, "prompt_ms": 10, "predicted_n": 7, "predicted_ms": 90}
+    assert read_usage(None, timings) == Usage(prompt_tokens=42, completion_tokens=7, cached_tokens=30, busy_s=0.1)
+    assert read_usage(None, {"prompt_ms": 10}) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "tier"),
+    [("default", ""), ("auto", ""), ("standard", ""), ("Priority", "priority"), ("flex", "flex"), (7, ""), (None, "")],
+)
+def test_the_tier_that_answered(said: Any, tier: str) -> None:
+    usage = read_usage({"prompt_tokens": 1, "completion_tokens": 1}, tier=said)
+    assert usage is not None
+    assert usage.tier == tier
 
 
 def test_streamed_usage_is_the_maximum_and_not_the_sum() -> None:
