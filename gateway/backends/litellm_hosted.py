@@ -160,11 +160,12 @@ class _Stream:
         )
         if usage_only:
             value["choices"] = []
-        self._usage = merged(self._usage, read_usage(value.get("usage")))
+        self._usage = merged(self._usage, read_usage(value.get("usage"), tier=value.get("service_tier")))
         self.begun = True
         return Chunk(
             data=msgspec.json.encode(value),
             text=delta.get("content") or "",
+            aside=_aside(delta),
             finish_reason=choice.get("finish_reason"),
             usage=self._usage if value.get("usage") else None,
             usage_only=usage_only,
@@ -173,6 +174,13 @@ class _Stream:
 
     def _finished(self) -> bool:
         return bool(self._reply.received_finish_reason or self._reply.intermittent_finish_reason)
+
+
+def _aside(delta: dict[str, Any]) -> str:
+    """What was generated besides the text."""
+    functions = [call.get("function") or {} for call in delta.get("tool_calls") or ()]
+    parts = [delta.get("reasoning_content"), *(function.get("arguments") for function in functions)]
+    return "".join(part for part in parts if isinstance(part, str))
 
 
 def _plain(reply: Any) -> Chunk:
