@@ -139,6 +139,13 @@ class ModelConfig(Strict, frozen=True, kw_only=True):
         return self.upstream_model or self.local or self.name
 
 
+class TelemetryConfig(Strict, frozen=True, kw_only=True):
+    """``otlp``: base URL of an OTLP/HTTP collector; ``content``: prompts and answers in traces, unless local-only."""
+
+    otlp: str | None = None
+    content: bool = False
+
+
 class GatewayConfig(Strict, frozen=True, kw_only=True):
     server: ServerConfig = ServerConfig()
     data_dir: str = "~/.local/share/farthing"
@@ -148,6 +155,7 @@ class GatewayConfig(Strict, frozen=True, kw_only=True):
     auth: AuthConfig = AuthConfig()
     policies: PoliciesConfig = PoliciesConfig()
     embedder: EmbedderConfig = EmbedderConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
     models: tuple[ModelConfig, ...] = ()
 
 

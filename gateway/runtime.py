@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from redis.exceptions import RedisError
 
-from gateway import log
+from gateway import log, telemetry
 from gateway.auth import KeyRing
 from gateway.books import Books
 from gateway.budget.spool import Spool
@@ -24,6 +24,7 @@ from gateway.ledger.errors import LedgerAway
 from gateway.ledger.where import ledger_url
 from gateway.pipeline import Pipeline
 from gateway.redis_io import Keys, RedisLink, client, redis_url
+from gateway.telemetry import Telemetry
 from gateway.types import LedgerEntry
 
 if TYPE_CHECKING:
@@ -58,10 +59,18 @@ class Runtime:
         self.ring = KeyRing(self.link, self.keys)
         self.embedder = embedder
         self.semantic = SemanticCache(self.link, self.keys, embedder)
-        self.books = Books(
-            self.link, self.keys, Spool(spool_folder(view.settings.data_dir), self.worker), metrics, self.worker
-        )
-        self.pipeline = Pipeline(self.books, self.semantic, metrics, self._remember)
+        spool = Spool(spool_folder(view.settings.data_dir), self.worker)
+        parts = (self.link, self.keys, spool, metrics, self.worker)
+        self.telemetry: Telemetry | None = None
+        if telemetry.wanted(view.settings.config.telemetry):
+            from gateway.tracing import TracedBooks, TracedPipeline
+
+            self.telemetry = Telemetry.start(view.settings.config.telemetry, self.worker)
+            self.books: Books = TracedBooks(self.telemetry, *parts)
+            self.pipeline: Pipeline = TracedPipeline(self.books, self.semantic, metrics, self._remember)
+        else:
+            self.books = Books(*parts)
+            self.pipeline = Pipeline(self.books, self.semantic, metrics, self._remember)
         self.on_reload: Callable[[], Coroutine[Any, Any, None]] | None = None
         self.draining = False
         self._recent: OrderedDict[str, LedgerEntry] = OrderedDict()
@@ -84,6 +93,8 @@ class Runtime:
             await self.link.call("DEL", self.keys.alive(self.worker))
         self.books.spool.close()
         self.metrics.flush()
+        if self.telemetry is not None:
+            await self.telemetry.close()
         await self.view.fleet.close()
         if self.embedder is not None:
             await self.embedder.close()

@@ -95,6 +95,11 @@ class Visit:
         if self.store:
             self.kept.append(data)
 
+    @property
+    def text(self) -> str:
+        """The answer as far as it was seen."""
+        return "".join(self._text)
+
     def fail(self, status: Status, http_status: int, error: str) -> None:
         self.status, self.http_status, self.error, self.store = status, http_status, error[:500], False
 

@@ -35,7 +35,12 @@ def create_app(runtime: Runtime) -> ASGIApp:
 
     Chat completions go straight to their endpoint: Starlette's stack costs a twentieth of such a request.
     """
-    chat, rest = ChatEndpoint(runtime), _rest(runtime)
+    chat: ASGIApp = ChatEndpoint(runtime)
+    rest = _rest(runtime)
+    if runtime.telemetry is not None:
+        from gateway.tracing import traced
+
+        chat = traced(chat)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == _CHAT and scope["method"] == "POST":
