@@ -19,7 +19,7 @@ from gateway.privacy import classify
 from gateway.tokens import estimate_tokens
 from gateway.types import ChatRequest, Features, Principal
 
-__all__ = ["estimate_tokens", "extract"]
+__all__ = ["estimate_tokens", "extract", "prompt_texts"]
 
 PER_MESSAGE, PER_REPLY, PER_IMAGE = 3, 3, 765
 AUDIO_CHARACTERS_PER_TOKEN = 2_000
@@ -193,12 +193,7 @@ def extract(request: ChatRequest, principal: Principal, *, default_max_tokens: i
     last_tokens = estimate_tokens(last)
     text_tokens = last_tokens if whole == last else estimate_tokens(whole)
     return Features(
-        prompt_tokens=text_tokens
-        + PER_MESSAGE * len(request.messages)
-        + PER_REPLY
-        + PER_IMAGE * talk.images
-        + talk.audio // AUDIO_CHARACTERS_PER_TOKEN
-        + (estimate_tokens(tools) if tools else 0),
+        prompt_tokens=text_tokens + _beside_text(request, talk) + (estimate_tokens(tools) if tools else 0),
         max_tokens=request.max_tokens if request.max_tokens and request.max_tokens > 0 else default_max_tokens,
         turns=len(talk.user_turns),
         messages=len(request.messages),
@@ -220,6 +215,18 @@ def extract(request: ChatRequest, principal: Principal, *, default_max_tokens: i
         model=request.model,
         last_user_text=last,
     )
+
+
+def prompt_texts(request: ChatRequest) -> tuple[list[str], int]:
+    """What is text of a request, and the estimated tokens of all that is not."""
+    talk = _Talk(request.messages)
+    tools = _written(request, "tools") or _written(request, "functions")
+    return [*talk.texts, *([tools] if tools else [])], _beside_text(request, talk)
+
+
+def _beside_text(request: ChatRequest, talk: _Talk) -> int:
+    media = PER_IMAGE * talk.images + talk.audio // AUDIO_CHARACTERS_PER_TOKEN
+    return PER_MESSAGE * len(request.messages) + PER_REPLY + media
 
 
 def _task(user_turns: list[str]) -> str:

@@ -166,7 +166,7 @@ class Pipeline:
         if answer.model in decision.last_resort:
             visit.degraded = visit.degraded or "hosted-failed"
         if not visit.request.stream:
-            return self._plain(view, visit, answer.first)
+            return await self._plain(view, visit, answer.first)
         body = self._stream(view, visit, answer)
         return self._reply(view, visit, self._headers(visit, None), body, answer.rest)
 
@@ -260,9 +260,10 @@ class Pipeline:
         finally:
             visit.upstream_s += time.perf_counter() - began
 
-    def _plain(self, view: View, visit: Visit, chunk: Chunk) -> Reply:
+    async def _plain(self, view: View, visit: Visit, chunk: Chunk) -> Reply:
         """Step 9 for a plain reply: its costs are known before the body leaves."""
         visit.take(chunk)
+        await visit.count()
         amount = bill(visit, view.prices)
         headers = self._headers(visit, amount)
         body = reply.with_costs(chunk.data, amount, visit.final_usage())
@@ -274,21 +275,21 @@ class Pipeline:
 
     async def _stream(self, view: View, visit: Visit, answer: Answer) -> AsyncGenerator[bytes, None]:
         """Step 9 for a stream: pass on, learn, and end with the costs if the client asked for usage."""
-        asked, last, closing = visit.request.include_usage, b"", b""
+        asked, last, reported = visit.request.include_usage, b"", b""
         try:
             async for chunk in _chain(answer.first, answer.rest):
                 visit.take(chunk)
+                if chunk.usage is not None:
+                    reported = chunk.data
                 if chunk.usage_only:
-                    closing = chunk.data
                     continue
                 last = chunk.data
                 if chunk.error:
                     visit.fail("incomplete", 200, chunk.error)
                 yield chunk.data if asked and chunk.usage is None else reply.without_usage(chunk.data)
             if visit.status == "ok" and asked:
-                amount = bill(visit, view.prices)
-                usage = visit.final_usage()
-                yield reply.with_costs(closing, amount, usage) if closing else reply.usage_event(last, amount, usage)
+                await visit.count()
+                yield reply.usage_event(reported or last, bill(visit, view.prices), visit.final_usage())
         except UpstreamBroken as error:
             visit.fail("incomplete", 200, f"{error.code}: {error.message}")
             yield msgspec.json.encode(error.body())
@@ -333,6 +334,7 @@ class Pipeline:
             self.books.spawn(self._settled_row(view, visit))
 
     async def _settled_row(self, view: View, visit: Visit) -> None:
+        await visit.count()
         amount = bill(visit, view.prices)
         model = view.settings.model(visit.model)
         provider = "cache" if visit.hit else (model.kind if model else "")
@@ -396,11 +398,12 @@ def _unpriced(view: View, policy: CompiledPolicy, name: str) -> str | None:
 
 
 def _worst_case_of(view: View, visit: Visit, name: str) -> Reservation:
-    price = view.prices.price(name)
+    price = view.prices.price(name, visit.ts_ms)
     if price is None:
         return Reservation(0, (name, None))
     tokens = visit.features.max_tokens * max(1, visit.request.n)
-    return Reservation(view.prices.worst_case_nano(name, visit.features.prompt_tokens, tokens), (name, price))
+    amount = view.prices.worst_case_nano(name, visit.features.prompt_tokens, tokens, tier=visit.tier, at_ms=visit.ts_ms)
+    return Reservation(amount, (name, price))
 
 
 def _worst_case(view: View, visit: Visit, decision: Decision) -> Reservation:

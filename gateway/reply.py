@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from gateway.backends.usage import read_usage
 from gateway.cache.replay import usage_object
 from gateway.types import NANO
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from gateway.visit import Bill
 
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_TOLD = ("prompt_tokens", "completion_tokens", "cached_tokens")
 _NULL_USAGE = (b',"usage":null', b', "usage": null', b',"usage": null')
 
 
@@ -57,9 +59,18 @@ def without_usage(data: bytes) -> bytes:
     return msgspec.json.encode(fields)
 
 
-def usage_event(last: bytes, bill: Bill, usage: Usage) -> bytes:
-    """A stream's closing event, for an upstream that sent none: the last event's head, no choices, usage with costs."""
-    fields = _fields.decode(last) if last else {}
+def usage_event(event: bytes, bill: Bill, usage: Usage) -> bytes:
+    """A stream's closing event: head and usage of ``event``, the last that told any, or else the last; with costs."""
+    fields = _fields.decode(event) if event else {}
     fields["choices"] = _raw("[]")
-    fields.pop("usage", None)
+    if not _tells(bytes(fields.get("usage", b"")), usage):
+        fields.pop("usage", None)
     return with_costs(msgspec.json.encode(fields), bill, usage)
+
+
+def _tells(held: bytes, usage: Usage) -> bool:
+    """Whether upstream's own usage object says what was booked: of a stream's several, the last need not be it."""
+    if not held.startswith(b"{"):
+        return False
+    told = read_usage(msgspec.json.decode(held))
+    return told is not None and all(getattr(told, name) == getattr(usage, name) for name in _TOLD)

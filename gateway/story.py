@@ -27,8 +27,10 @@ def of_entry(entry: LedgerEntry, prices: PriceBook, models: Iterable[str]) -> di
         completion_tokens=entry.completion_tokens,
         cached_tokens=entry.cached_tokens,
         cache_write_tokens=entry.cache_write_tokens,
+        reasoning_tokens=entry.reasoning_tokens,
+        **(detail.get("usage") or {}),
     )
-    money = {name: row.pop(f"{name}_nano") / NANO for name in ("cost", "baseline", "saved", "reserved")}
+    money = {name.removesuffix("_nano"): row.pop(name) / NANO for name in list(row) if name.endswith("_nano")}
     decision = detail.get("decision")
     return {
         "id": row.pop("request_id"),
@@ -38,7 +40,13 @@ def of_entry(entry: LedgerEntry, prices: PriceBook, models: Iterable[str]) -> di
         **_told(detail.get("features") or {}, decision),
         "local_only": detail.get("local_only", False),
         "attempts": detail.get("attempts", []),
-        "alternatives": _alternatives(prices, models, lambda name: prices.cost_nano(name, usage), without=entry.model),
+        "alternatives": _alternatives(
+            prices,
+            models,
+            lambda name: prices.cost_nano(name, usage, entry.ts_ms),
+            at_ms=entry.ts_ms,
+            without=entry.model,
+        ),
     }
 
 
@@ -103,11 +111,16 @@ def _told(features: dict[str, Any], decision: dict[str, Any] | Decision | None) 
 
 
 def _alternatives(
-    prices: PriceBook, models: Iterable[str], cost_nano: Callable[[str], int], *, without: str = ""
+    prices: PriceBook,
+    models: Iterable[str],
+    cost_nano: Callable[[str], int],
+    *,
+    at_ms: int | None = None,
+    without: str = "",
 ) -> list[dict[str, Any]]:
     """What the same tokens would have cost elsewhere; None where no price is known."""
     return [
-        {"model": name, "cost_usd": cost_nano(name) / NANO if prices.price(name) is not None else None}
+        {"model": name, "cost_usd": cost_nano(name) / NANO if prices.price(name, at_ms) is not None else None}
         for name in models
         if name != without
     ]

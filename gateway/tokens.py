@@ -1,17 +1,29 @@
-"""How many tokens a text has, estimated from its characters; no tokenizer, so that the event loop is never held up.
+"""How many tokens a text has: estimated from its characters, or counted by a tokenizer in a thread.
 
-The weights are a non-negative least-squares fit to OpenAI's cl100k_base over English prose, source code, JSON and
-Markdown and sentences in fifteen other languages: sums over a corpus are within 15 % (single texts mostly within 20 %).
+The estimate needs no tokenizer, so that the event loop is never held up. Its weights are a non-negative least-squares
+fit to OpenAI's cl100k_base over English prose, source code, JSON and Markdown and sentences in fifteen other languages:
+sums over a corpus are within 15 % (single texts mostly within 20 %).
 o200k_base needs about as many tokens for English and code and fewer for other scripts (Russian 0.55 ×), so the
-estimate errs towards more there. What a request really used is known at settlement.
+estimate errs towards more there. What a request really used is known at settlement; where upstream does not say,
+OpenAI's o200k_base counts it, whatever the model: a stand-in, which rows made by it say.
 """
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import importlib.util
+import os
 import string
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 WHOLE = 256 * 1024
 _SLICES, _SLICE = 32, 4096
+# tiktoken names the file of an encoding by the SHA-1 of the URL it would fetch it from.
+_O200K_FILE = "fb374d419588a4632f3f557e76b4b70aebbca790"
 
 _LETTERS = string.ascii_letters.encode()
 _DIGITS = string.digits.encode()
@@ -53,9 +65,51 @@ def estimate_tokens(text: str) -> int:
         return 0
     if length <= WHOLE:
         return max(1, round(_weigh(text)))
-    step = (length - _SLICE) // (_SLICES - 1)
-    sample = "".join([text[start : start + _SLICE] for start in range(0, step * _SLICES, step)])
+    sample = _sample(text)
     return max(1, round(_weigh(sample) * length / len(sample)))
+
+
+async def count_tokens(texts: Sequence[str]) -> list[int]:
+    """The tokens of each text by o200k_base, in a thread; as `estimate_tokens` has them where its file is missing."""
+    return await asyncio.get_running_loop().run_in_executor(_thread(), _counted, list(texts))
+
+
+def _counted(texts: Sequence[str]) -> list[int]:
+    encoding = _o200k()
+    return [_encoded(encoding, text) if encoding is not None else estimate_tokens(text) for text in texts]
+
+
+def _encoded(encoding: Any, text: str) -> int:
+    sample = text if len(text) <= WHOLE else _sample(text)
+    count = len(encoding.encode_ordinary(sample))
+    return count if sample is text else round(count * len(text) / len(sample))
+
+
+@functools.cache
+def _thread() -> ThreadPoolExecutor:
+    """One, so that a burst of broken-off streams cannot take the machine."""
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokens")
+
+
+@functools.cache
+def _o200k() -> Any:
+    """The encoding, from the file in the litellm wheel (which is not imported): nothing is fetched. None without it."""
+    spec = importlib.util.find_spec("litellm")
+    folders = [
+        Path(folder) / "litellm_core_utils/tokenizers" for folder in (spec and spec.submodule_search_locations) or ()
+    ]
+    folder = next((folder for folder in folders if (folder / _O200K_FILE).is_file()), None)
+    if folder is None:
+        return None
+    os.environ["TIKTOKEN_CACHE_DIR"] = str(folder)
+    import tiktoken
+
+    return tiktoken.get_encoding("o200k_base")
+
+
+def _sample(text: str) -> str:
+    step = (len(text) - _SLICE) // (_SLICES - 1)
+    return "".join([text[start : start + _SLICE] for start in range(0, step * _SLICES, step)])
 
 
 def _weigh(text: str) -> float:

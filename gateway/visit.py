@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gateway.features import estimate_tokens
+from gateway.features import estimate_tokens, prompt_texts
+from gateway.tokens import count_tokens
 from gateway.types import (
     Attempt,
     CacheHit,
@@ -35,6 +36,11 @@ if TYPE_CHECKING:
     from gateway.types import Price
 
 _KEPT_BYTES = 1024 * 1024
+_PRICED_APART = (
+    *("cache_write_1h_tokens", "audio_input_tokens", "image_input_tokens", "audio_output_tokens"),
+    *("image_output_tokens", "tier"),
+)
+_NO_TIER = frozenset({"auto", "default", "standard"})
 
 
 class Visit:
@@ -68,6 +74,8 @@ class Visit:
         self.billed: Bill | None = None
         self._kept_bytes = 0
         self._text: list[str] = []
+        self._aside: list[str] = []
+        self._counted: tuple[int, int] | None = None
         self._first_text: float | None = None
         self._last_text: float | None = None
 
@@ -80,6 +88,8 @@ class Visit:
             self._text.append(chunk.text)
             self._first_text = self._first_text or now
             self._last_text = now
+        if chunk.aside:
+            self._aside.append(chunk.aside)
         if chunk.usage is not None:
             self.usage = chunk.usage  # a backend's running maximum
         if chunk.finish_reason is not None or chunk.final:
@@ -103,18 +113,47 @@ class Visit:
     def fail(self, status: Status, http_status: int, error: str) -> None:
         self.status, self.http_status, self.error, self.store = status, http_status, error[:500], False
 
+    async def count(self) -> None:
+        """Count with a tokenizer, off the loop, what upstream did not report; ``final_usage`` then has it."""
+        if self._uncounted() and (self.billed is None or self.status != "ok"):
+            texts, rest = prompt_texts(self.request)
+            *prompt, completion = await count_tokens([*texts, self._generated()])
+            self._counted = sum(prompt) + rest, completion
+
     def final_usage(self) -> Usage:
-        """What upstream reported, or an estimate from the text that was seen."""
+        """What upstream reported; else what was counted of the text that was seen, or an estimate of it."""
         if self.usage is not None:
             return self.usage
-        billed = self.first_byte is not None or self.status == "cancelled"
-        if self.hit is not None or not (billed and self.model):
+        if not self._uncounted():
             return Usage(source="none")
-        completion = estimate_tokens("".join(self._text)) if self._text else 0
+        prompt, completion = self._counted or (self.features.prompt_tokens, estimate_tokens(self._generated()))
         busy = time.perf_counter() - self.started
         return Usage(
-            prompt_tokens=self.features.prompt_tokens, completion_tokens=completion, source="estimated", busy_s=busy
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            source="estimated",
+            busy_s=busy,
+            tier=self.tier if self.tier not in _NO_TIER else "",
         )
+
+    @property
+    def tier(self) -> str:
+        """The service tier the request names; "" where it leaves that to the account."""
+        raw = self.request.fields.get("service_tier")
+        named = msgspec.json.decode(raw) if raw is not None else ""
+        return named if isinstance(named, str) else ""
+
+    def _uncounted(self) -> bool:
+        """Whether something was billed that upstream did not report."""
+        billed = self.first_byte is not None or self.status == "cancelled"
+        return self.usage is None and self.hit is None and billed and bool(self.model)
+
+    def _generated(self) -> str:
+        return "".join((*self._text, *self._aside))
+
+    def called_s(self) -> float:
+        """The time upstream took, for who bills by the second."""
+        return self.upstream_s + (time.perf_counter() - self.first_byte if self.first_byte is not None else 0)
 
     def overhead_ms(self) -> float:
         """Time in the gateway itself up to the first byte."""
@@ -154,35 +193,37 @@ def bill(visit: Visit, prices: PriceBook) -> Bill:
 
 def _bill(visit: Visit, prices: PriceBook) -> Bill:
     usage = visit.final_usage()
-    baseline = visit.policy.policy.baseline
     reference = visit.hit.entry.usage if visit.hit is not None else usage
     if visit.hit is not None:
         return Bill(
             usage=msgspec.structs.replace(reference, source="none"),
             cost_nano=0,
-            baseline_nano=_baseline(prices, baseline, reference, 0),
+            baseline_nano=_baseline(visit, prices, reference, 0),
             price=None,
             unpriced=False,
         )
     if usage.source == "none":
         return Bill(usage=usage, cost_nano=0, baseline_nano=0, price=None, unpriced=False)
-    price = prices.price(visit.model)
-    cost = prices.cost_nano(visit.model, usage) if price is not None else 0
+    if usage.busy_s is None and prices.timed(visit.model, visit.ts_ms):
+        usage = msgspec.structs.replace(usage, busy_s=visit.called_s())
+    price = prices.price(visit.model, visit.ts_ms)
+    cost = prices.cost_nano(visit.model, usage, visit.ts_ms) if price is not None else 0
     if usage.source == "estimated" and visit.reserved_nano:
         cost = min(cost, visit.reserved_nano)
     saves = visit.status == "ok"
     return Bill(
         usage=usage,
         cost_nano=cost,
-        baseline_nano=_baseline(prices, baseline, usage, cost) if saves else cost,
+        baseline_nano=_baseline(visit, prices, usage, cost) if saves else cost,
         price=price,
         unpriced=price is None,
     )
 
 
-def _baseline(prices: PriceBook, model: str | None, usage: Usage, otherwise: int) -> int:
+def _baseline(visit: Visit, prices: PriceBook, usage: Usage, otherwise: int) -> int:
     """Cost at the baseline model; where it has no price nothing is claimed as saved."""
-    cost = prices.baseline_nano(model, usage) if model is not None else None
+    model = visit.policy.policy.baseline
+    cost = prices.baseline_nano(model, usage, visit.ts_ms) if model is not None else None
     return otherwise if cost is None else cost
 
 
@@ -230,7 +271,7 @@ def ledger_entry(visit: Visit, amount: Bill, *, provider: str, served: Where) ->
         tokens_per_s=visit.tokens_per_s(usage),
         difficulty=decision.difficulty if decision else None,
         degraded=visit.degraded,
-        detail=_detail(visit),
+        detail=_detail(visit, usage),
     )
 
 
@@ -241,10 +282,14 @@ def route_name(visit: Visit) -> str:
     return "cache" if visit.hit is not None else ""
 
 
-def _detail(visit: Visit) -> dict[str, Any]:
-    """Every input of the decision but the text itself, so that it can be explained and replayed."""
+def _detail(visit: Visit, usage: Usage) -> dict[str, Any]:
+    """Every input of the decision but the text itself, so that it can be explained and replayed; and what the price of
+    the request depended on that has no column.
+    """
     decision = visit.decision
+    apart = {name: value for name in _PRICED_APART if (value := getattr(usage, name))}
     return {
+        **({"usage": apart} if apart else {}),
         "features": msgspec.structs.replace(visit.features, last_user_text=""),
         "local_only": visit.local_only,
         "decision": decision,

@@ -10,6 +10,7 @@ import msgspec
 from gateway.types import CacheEntry, Chunk, Usage
 
 _WORDS_PER_CHUNK = 4
+_ALWAYS_TOLD = ("cached_tokens", "reasoning_tokens")
 
 
 class _Plain(msgspec.Struct):
@@ -71,12 +72,23 @@ def _clean(choice: dict[str, Any]) -> bool:
 
 def usage_object(usage: Usage) -> dict[str, Any]:
     """Usage in OpenAI's shape."""
+    prompt = {
+        "cached_tokens": usage.cached_tokens,
+        "cache_write_tokens": usage.cache_write_tokens,
+        "audio_tokens": usage.audio_input_tokens,
+        "image_tokens": usage.image_input_tokens,
+    }
+    completion = {
+        "reasoning_tokens": usage.reasoning_tokens,
+        "audio_tokens": usage.audio_output_tokens,
+        "image_tokens": usage.image_output_tokens,
+    }
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "prompt_tokens_details": {name: count for name, count in prompt.items() if count or name in _ALWAYS_TOLD},
+        "completion_tokens_details": {name: n for name, n in completion.items() if n or name in _ALWAYS_TOLD},
     }
 
 

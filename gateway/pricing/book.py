@@ -106,9 +106,9 @@ class PriceBook:
         return entry.supports if entry else _ALL
 
     def timed(self, name: str, at_ms: int | None = None) -> bool:
-        """Whether a call costs its time, so that ``usage.busy_s`` has to be known."""
+        """Whether upstream bills a call by the second, so that ``usage.busy_s`` has to be known."""
         period = self.period(name, at_ms)
-        return period is not None and period.sheet.timed
+        return period is not None and bool(period.sheet.per_second)
 
     def cost_nano(self, name: str, usage: Usage, at_ms: int | None = None) -> int:
         """What a call cost in nano-dollars, by the price of its time, rounded once, half to even.
