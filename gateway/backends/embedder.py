@@ -6,14 +6,13 @@ import base64
 import time
 from collections.abc import Mapping, Sequence
 
-import aiohttp
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from yarl import URL
 
 from gateway.backends import connect, translate
-from gateway.backends.openai_http import MAX_ERROR_BYTES, MAX_REPLY_BYTES, bounded
+from gateway.backends.http1 import HttpFailure
+from gateway.backends.openai_http import MAX_ERROR_BYTES, MAX_REPLY_BYTES
 from gateway.errors import UpstreamBroken, UpstreamError, UpstreamUnavailable
 
 TIMEOUT_S = 2.0
@@ -48,13 +47,17 @@ class HttpEmbedder:
         timeout_s: float = TIMEOUT_S,
         away_s: float = AWAY_S,
     ) -> None:
-        self._url, self._model, self._uds = URL(base_url.rstrip("/") + "/embeddings"), model, uds
-        self._headers = {"Content-Type": "application/json"}
-        if api_key:
-            self._headers["Authorization"] = f"Bearer {api_key}"
-        self._timeout = connect.timeouts(min(CONNECT_TIMEOUT_S, timeout_s), timeout_s, timeout_s)
+        self._model = model
+        headers = [("Content-Type", "application/json")]
+        self._endpoint = connect.Endpoint(
+            base_url.rstrip("/") + "/embeddings",
+            headers=[*headers, ("Authorization", f"Bearer {api_key}")] if api_key else headers,
+            uds=uds,
+            connect_timeout=min(CONNECT_TIMEOUT_S, timeout_s),
+            read_timeout=timeout_s,
+            timeout=timeout_s,
+        )
         self._away_s, self._away_until = away_s, 0.0
-        self._session: aiohttp.ClientSession | None = None
         self._id: str | None = None
 
     @property
@@ -68,7 +71,7 @@ class HttpEmbedder:
             raise UpstreamUnavailable("the embedder is away", connect=True, retry_after=left)
         try:
             status, headers, body = await self._post(texts)
-        except translate.FAILURES as error:
+        except HttpFailure as error:
             raise self._away(translate.before_reply(error)) from error
         if status != 200:
             failure = translate.from_status(status, headers, body)
@@ -77,19 +80,16 @@ class HttpEmbedder:
 
     async def close(self) -> None:
         """Release connections."""
-        if self._session is not None:
-            await self._session.close()
+        await self._endpoint.close()
 
     async def _post(self, texts: Sequence[str]) -> tuple[int, Mapping[str, str], bytes]:
-        if self._session is None:
-            self._session = connect.open_session(
-                uds=self._uds, connect_timeout=CONNECT_TIMEOUT_S, timeout=self._timeout
-            )
         body = msgspec.json.encode({"model": self._model, "input": texts, "encoding_format": "base64"})
-        response = await self._session.post(self._url, data=body, headers=self._headers, allow_redirects=False)
-        async with response:
-            limit = MAX_REPLY_BYTES if response.status == 200 else MAX_ERROR_BYTES
-            return response.status, response.headers, await bounded(response, limit) or b""
+        reply = await self._endpoint.call(body)
+        try:
+            limit = MAX_REPLY_BYTES if reply.status == 200 else MAX_ERROR_BYTES
+            return reply.status, reply.headers, await reply.whole(limit) or b""
+        finally:
+            reply.close()
 
     def _away(self, failure: UpstreamError) -> UpstreamError:
         self._away_until = time.monotonic() + self._away_s

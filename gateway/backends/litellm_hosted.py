@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from gateway.backends import connect, translate
+from gateway.backends.http1 import DeadlinePassed, ReadTimeout
 from gateway.backends.litellm_errors import translated
 from gateway.backends.usage import merged, read_usage
 from gateway.backends.wire import read_reply
@@ -85,9 +86,9 @@ class LiteLLMBackend:
 
     async def reachable(self) -> bool:
         """Whether ``base_url`` answers at all; an unbilled probe."""
-        return self._base_url is not None and await connect.reach(
-            self._base_url, uds=None, connect_timeout=self._connect_timeout
-        )
+        if self._base_url is None:
+            return False
+        return await connect.reach(self._base_url, connect_timeout=self._connect_timeout) is not None
 
     async def close(self) -> None:
         """Nothing to do: litellm keeps its clients for the whole process and closes them at its end."""
@@ -128,10 +129,8 @@ class _Bounds:
                 return await work
         except Exception as error:  # foreign code: litellm lets its providers' bugs through, whatever their class
             if bound.expired():
-                timeout = TimeoutError()
-                raise translate.in_reply(
-                    timeout, begun=begun, deadline=self._deadline and left < self._wait_s
-                ) from error
+                late = DeadlinePassed() if self._deadline and left < self._wait_s else ReadTimeout()
+                raise translate.in_reply(late, begun=begun, deadline=True) from error
             failure = translated(error)
             raise UpstreamBroken(failure.message) if begun else failure from error
 

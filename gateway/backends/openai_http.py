@@ -1,17 +1,12 @@
-"""The fast path: any server that speaks OpenAI's chat completions, over aiohttp."""
+"""The fast path: any server that speaks OpenAI's chat completions."""
 
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import AsyncGenerator
-from time import perf_counter
-
-import aiohttp
-from multidict import CIMultiDict
-from yarl import URL
 
 from gateway.backends import connect, translate
+from gateway.backends.http1 import HttpFailure, Reply
 from gateway.backends.wire import ReplyStream, read_reply, request_body
 from gateway.errors import UpstreamBroken, UpstreamError
 from gateway.types import ChatRequest, Chunk
@@ -20,10 +15,6 @@ MAX_REPLY_BYTES = 64 << 20
 MAX_ERROR_BYTES = 1 << 20
 # After [DONE] the end of the body is as good as there; with it the connection can be used again.
 _END_GRACE_S = 0.05
-# A kept-alive connection that breaks this soon had been closed by upstream before it read the request.
-_STALE_WITHIN_S = 0.25
-# aiohttp warns of larger bodies handed over as bytes: writing them blocks the loop.
-_BYTES_AT_ONCE = 1 << 20
 
 
 class OpenAIBackend:
@@ -50,18 +41,17 @@ class OpenAIBackend:
     ) -> None:
         self.name = name
         self._model, self._strip, self._uds = upstream_model, strip, uds
-        self._url = URL(base_url.rstrip("/") + "/chat/completions")
         self._probe_url = base_url.rstrip("/") + "/models"
-        self._headers = CIMultiDict({"Content-Type": "application/json"})
-        if api_key:
-            self._headers["Authorization"] = f"Bearer {api_key}"
-        self._connect_timeout, self._first_byte_timeout, self._timeout_s = (
-            connect_timeout,
-            first_byte_timeout,
-            timeout,
+        self._connect_timeout, self._timeout_s = connect_timeout, timeout
+        headers = [("Content-Type", "application/json")]
+        self._endpoint = connect.Endpoint(
+            base_url.rstrip("/") + "/chat/completions",
+            headers=[*headers, ("Authorization", f"Bearer {api_key}")] if api_key else headers,
+            uds=uds,
+            connect_timeout=connect_timeout,
+            read_timeout=first_byte_timeout,
+            timeout=timeout,
         )
-        self._timeout = connect.timeouts(connect_timeout, first_byte_timeout, timeout)
-        self._session: aiohttp.ClientSession | None = None
 
     @property
     def probed(self) -> bool:
@@ -71,106 +61,64 @@ class OpenAIBackend:
     async def chat(self, request: ChatRequest, *, timeout_s: float | None = None) -> AsyncGenerator[Chunk, None]:
         """See `protocols.Backend.chat`."""
         deadline = timeout_s is not None and timeout_s < self._timeout_s
-        response = await self._post(request, timeout_s if deadline else None)
+        body = request_body(request, self._model, self._strip)
         try:
-            if not 200 <= response.status < 300:
-                raise await _refusal(response)
+            reply = await self._endpoint.call(
+                body, headers=request.options.forward_headers, timeout_s=timeout_s if deadline else None
+            )
+        except HttpFailure as error:
+            raise translate.before_reply(error, deadline=deadline) from error
+        try:
+            if not 200 <= reply.status < 300:
+                raise await _refusal(reply)
             if not request.stream:
-                yield read_reply(await _whole(response, deadline))
+                yield read_reply(await _whole(reply, deadline))
                 return
-            reply = ReplyStream()
-            while not reply.done:
+            events = ReplyStream()
+            while not events.done:
                 try:
-                    data = await response.content.readany()
-                except translate.FAILURES as error:
-                    raise translate.in_reply(error, begun=reply.begun, deadline=deadline) from error
-                for chunk in reply.feed(data):
+                    data = await reply.next()
+                except HttpFailure as error:
+                    raise translate.in_reply(error, begun=events.begun, deadline=deadline) from error
+                for chunk in events.feed(data):
                     yield chunk
-            await _drain(response)
+            await _drain(reply)
         finally:
-            response.close()
+            reply.close()
 
     async def reachable(self) -> bool:
         """Whether the server answers at all; an unbilled probe on a connection of its own."""
-        return await connect.reach(self._probe_url, uds=self._uds, connect_timeout=self._connect_timeout)
+        probed = await connect.reach(self._probe_url, uds=self._uds, connect_timeout=self._connect_timeout)
+        return probed is not None
 
     async def close(self) -> None:
         """Release connections."""
-        if self._session is not None:
-            await self._session.close()
-
-    async def _post(self, request: ChatRequest, timeout_s: float | None) -> aiohttp.ClientResponse:
-        body = request_body(request, self._model, self._strip)
-        session = self._session or self._open()
-        timeout = self._timeout if timeout_s is None else self._timeouts(timeout_s)
-        sent = perf_counter()
-        try:
-            return await session.post(
-                self._url,
-                data=body if len(body) <= _BYTES_AT_ONCE else io.BytesIO(body),
-                headers=self._headers_for(request),
-                timeout=timeout,
-                allow_redirects=False,
-            )
-        except translate.FAILURES as error:
-            stale = connect.reused.get() and perf_counter() - sent < _STALE_WITHIN_S
-            raise translate.before_reply(error, stale=stale, deadline=timeout_s is not None) from error
-
-    def _headers_for(self, request: ChatRequest) -> CIMultiDict[str]:
-        if not request.options.forward_headers:
-            return self._headers
-        headers = CIMultiDict(request.options.forward_headers)
-        headers.update(self._headers)
-        return headers
-
-    def _open(self) -> aiohttp.ClientSession:
-        self._session = connect.open_session(
-            uds=self._uds, connect_timeout=self._connect_timeout, timeout=self._timeout
-        )
-        return self._session
-
-    def _timeouts(self, timeout_s: float) -> aiohttp.ClientTimeout:
-        return connect.timeouts(self._connect_timeout, self._first_byte_timeout, max(timeout_s, 0.001))
+        await self._endpoint.close()
 
 
-async def _whole(response: aiohttp.ClientResponse, deadline: bool) -> bytes:
+async def _whole(reply: Reply, deadline: bool) -> bytes:
     try:
-        body = await bounded(response, MAX_REPLY_BYTES)
-    except translate.FAILURES as error:
+        body = await reply.whole(MAX_REPLY_BYTES)
+    except HttpFailure as error:
         raise translate.in_reply(error, begun=False, deadline=deadline) from error
     if body is None:
         raise UpstreamBroken(f"upstream's reply is over {MAX_REPLY_BYTES} bytes")
     return body
 
 
-async def _refusal(response: aiohttp.ClientResponse) -> UpstreamError:
+async def _refusal(reply: Reply) -> UpstreamError:
     try:
-        body = await bounded(response, MAX_ERROR_BYTES)
-    except translate.FAILURES:
+        body = await reply.whole(MAX_ERROR_BYTES)
+    except HttpFailure:
         body = None
-    return translate.from_status(response.status, response.headers, body or b"")
+    return translate.from_status(reply.status, reply.headers, body or b"")
 
 
-async def bounded(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
-    """The whole body, None if it is over ``limit`` bytes. Raises aiohttp's errors."""
-    content = response.content
-    body = await content.readany()
-    if content.at_eof() and len(body) <= limit:
-        return body
-    parts, size = [body], len(body)
-    while size <= limit:
-        part = await content.readany()
-        if not part:
-            return b"".join(parts)
-        parts.append(part)
-        size += len(part)
-    return None
-
-
-async def _drain(response: aiohttp.ClientResponse) -> None:
+async def _drain(reply: Reply) -> None:
+    """The answer is complete; where its end does not come soon the connection is closed instead of kept."""
     try:
         async with asyncio.timeout(_END_GRACE_S):
-            while await response.content.readany():
+            while await reply.next():
                 pass
-    except translate.FAILURES:
-        pass  # the answer is complete: the connection is closed instead of kept
+    except (HttpFailure, TimeoutError):
+        pass

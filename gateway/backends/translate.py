@@ -1,4 +1,4 @@
-"""The one seam where aiohttp's exceptions and upstream's HTTP statuses become this gateway's error tree."""
+"""The one seam where failures of HTTP and upstream's statuses become this gateway's error tree."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
-import aiohttp
 import msgspec
-from aiohttp.http import HttpProcessingError
 
+from gateway.backends.http1 import (
+    CannotConnect,
+    ConnectTimeout,
+    DeadlinePassed,
+    Disconnected,
+    HttpFailure,
+    ReadTimeout,
+)
 from gateway.backends.wire import error_message
 from gateway.errors import UpstreamBroken, UpstreamError, UpstreamRefused, UpstreamTimeout, UpstreamUnavailable
-
-# What a call over aiohttp may raise; everything in it is translated by `before_reply` or `in_reply`. A session or
-# connection that was closed meanwhile (a reload) is a bare RuntimeError.
-FAILURES = (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError, RuntimeError)
 
 # Codes that decide what happens next (see `resilient`); clients may see them too.
 AUTH = "upstream_auth"  # our credential or account was rejected
@@ -28,40 +30,35 @@ _ACCOUNT = frozenset({401, 402, 403})
 _TRY_AGAIN = frozenset({408, 409, 429})
 
 
-def before_reply(error: Exception, *, stale: bool = False, deadline: bool = False) -> UpstreamError:
-    """A failure before the first byte of a reply.
-
-    ``stale``: the connection was a kept-alive one and broke at once. ``deadline``: the time the caller allowed is up.
-    """
-    if isinstance(error, aiohttp.ConnectionTimeoutError) or swallowed(error):
-        connecting = isinstance(error, aiohttp.ConnectionTimeoutError | aiohttp.ClientConnectorError)
+def before_reply(error: HttpFailure, *, deadline: bool = False) -> UpstreamError:
+    """A failure before the first byte of a reply. ``deadline``: the bound of the whole call was the caller's own."""
+    connecting = isinstance(error, CannotConnect | ConnectTimeout)
+    if isinstance(error, ConnectTimeout) or swallowed(error.__cause__):
         return UpstreamUnavailable("upstream cannot be reached in time", code=UNREACHABLE, connect=connecting)
-    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL):
+    if connecting:
         return UpstreamUnavailable(f"upstream cannot be reached: {error}", connect=True)
-    if isinstance(error, TimeoutError):
+    if isinstance(error, ReadTimeout | DeadlinePassed):
         return UpstreamTimeout("upstream did not answer in time", code=_deadline(error, deadline))
-    if stale and isinstance(error, aiohttp.ClientConnectionError):
+    if isinstance(error, Disconnected) and error.stale:
         return UpstreamUnavailable("upstream had closed the connection", code=STALE, connect=True)
     return UpstreamUnavailable(f"upstream broke the connection: {error}")
 
 
-def in_reply(error: Exception, *, begun: bool, deadline: bool = False) -> UpstreamError:
+def in_reply(error: HttpFailure, *, begun: bool, deadline: bool = False) -> UpstreamError:
     """A failure after the head of a reply. ``begun``: a chunk has been given out."""
+    if not isinstance(error, ReadTimeout | DeadlinePassed):
+        return UpstreamBroken(f"upstream broke off its reply: {error}")
     code = _deadline(error, deadline)
-    if isinstance(error, TimeoutError) and not begun:
-        return UpstreamTimeout("upstream did not answer in time", code=code)
-    if isinstance(error, TimeoutError):
+    if begun:
         return UpstreamBroken("upstream's reply did not end in time", code=code)
-    return UpstreamBroken(f"upstream broke off its reply: {error}")
+    return UpstreamTimeout("upstream did not answer in time", code=code)
 
 
-def _deadline(error: Exception, deadline: bool) -> str | None:
-    """aiohttp names its timeouts of connecting and reading; only the one of the whole call is a bare TimeoutError."""
-    named = isinstance(error, aiohttp.ServerTimeoutError)
-    return DEADLINE if deadline and isinstance(error, TimeoutError) and not named else None
+def _deadline(error: HttpFailure, deadline: bool) -> str | None:
+    return DEADLINE if deadline and isinstance(error, DeadlinePassed) else None
 
 
-def swallowed(error: BaseException) -> bool:
+def swallowed(error: BaseException | None) -> bool:
     """Whether the kernel gave up on a peer that acknowledges nothing (TCP_USER_TIMEOUT, keep-alive probes)."""
     return isinstance(error, OSError) and error.errno in (errno.ETIMEDOUT, errno.EHOSTUNREACH)
 

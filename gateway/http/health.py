@@ -6,10 +6,10 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from gateway.backends.connect import reach
 from gateway.config import socket_path
 
 if TYPE_CHECKING:
@@ -74,16 +74,7 @@ class Health:
 
     async def _part(self, name: str, url: str | None) -> str:
         """A model process: it answers ``/healthz`` with 200 once its model is loaded."""
-        connector = None
-        if url is None:
-            connector = aiohttp.UnixConnector(str(socket_path(self._runtime.view.settings.data_dir, name)))
+        uds = str(socket_path(self._runtime.view.settings.data_dir, name)) if url is None else None
         base = "http://local" if url is None else url.rstrip("/").removesuffix("/v1")
-        timeout = aiohttp.ClientTimeout(total=_PROBE_S)
-        try:
-            async with (
-                aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
-                session.get(f"{base}/healthz") as response,
-            ):
-                return "ready" if response.status == 200 else "loading"
-        except (aiohttp.ClientError, OSError, TimeoutError):
-            return "away"
+        status = await reach(f"{base}/healthz", uds=uds, connect_timeout=_PROBE_S)
+        return "away" if status is None else "ready" if status == 200 else "loading"

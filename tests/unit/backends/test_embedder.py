@@ -85,7 +85,7 @@ async def test_after_a_failure_it_fails_at_once_for_a_while(plan: Plan, error: t
         async def back() -> bool:
             try:
                 return len(await embedder.embed(["a"])) == 1
-            except UpstreamUnavailable:
+            except UpstreamError:
                 return False
 
         await until(back, within_s=5)
