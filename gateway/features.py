@@ -34,10 +34,12 @@ _CONTINUING = {
     "neither", "all", "so",
 }  # fmt: skip
 _MARKS = '.,;:!?"()[]{}<>*_`~|/-\n\t\r'
-_EDGES = str.maketrans(_MARKS, " " * len(_MARKS))
+# A table of all of ASCII: of a mapping each character that it lacks would cost an exception inside ``translate``.
+_EDGES = "".join(" " if char in _MARKS else char for char in map(chr, range(128)))
 _WIDE_MARKS = _MARKS + "«»„“”‘’¿¡…—–。，、？！「」（）：；"
 _QUESTIONS = {"what", "who", "whom", "whose", "where", "when", "why", "how", "which"}
 _CONTRACTED = {f"{word}'s": word for word in _QUESTIONS} | {"what're": "what", "whats": "what", "who're": "who"}
+_ASKED = {word: word for word in _QUESTIONS} | _CONTRACTED
 _CONSTRAINTS = {
     "must", "should", "shall", "exactly", "only", "without", "least", "most", "avoid", "include", "including",
     "ensure", "never", "always", "except", "unless", "limit", "maximum", "minimum", "format", "required",
@@ -338,12 +340,7 @@ def _constraints(text: str, words: list[str]) -> int:
 
 def _question(words: list[str]) -> str:
     """The first question word among the first forty words."""
-    for word in words[:40]:
-        if word in _QUESTIONS:
-            return word
-        if word in _CONTRACTED:
-            return _CONTRACTED[word]
-    return ""
+    return _ASKED.get(next(filter(_ASKED.__contains__, words[:40]), ""), "")
 
 
 def _count_words(task: str, head: str, words: list[str], language: str) -> int:

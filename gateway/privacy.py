@@ -103,6 +103,8 @@ def _has_email(text: str) -> bool:
 def _numbers(data: bytes) -> str:
     """``card``, ``id`` or ``phone`` among the long numbers of a text; ``unknown`` where they are too many."""
     found = list(islice(_long_numbers(data), MOST_NUMBERS))
+    if not found:
+        return ""
     classes = {_number(written) for written in {written for written, _ in found}}
     if "card" in classes:
         return "card"

@@ -17,7 +17,11 @@ from gateway.types import ChatRequest, Principal, Scope
 
 _NO_WALL = frozenset({"messages", "model", "stream", "stream_options", "user", "metadata", "store"})
 # Quotes, lines, and what only code, addresses and formulas hold: there, case and spacing mean something.
-_PROTECTED = re.compile(r"[`\"“”„«»‘‚\n\t\\{}\[\]<>=|;_~^$#@*+]|(?:^|[\s(,:])'|://|\w[(./]\w")
+# What is rare comes first, and the alternatives look back from there: the search then skips from one to the next.
+_PROTECTED = re.compile(
+    r"[`\"“”„«»‘‚\n\t\\{}\[\]<>=|;_~^$#@*+':(./](?:(?<!['(.:/])|(?<=')(?<![^\s(,:].)|(?<=:)//|(?<=\w[(./])\w)"
+)
+_ASCII_DIGITS = frozenset("0123456789")
 _QUESTION_MAX = 800
 _NORMAL_MAX = 4_000
 _SHOUTED = 5
@@ -112,12 +116,16 @@ def normalise(text: str) -> str | None:
         return None
     words = unicodedata.normalize("NFC", text).split()
     text = " ".join(words)
-    if any(map(str.isdigit, text)):
+    if _has_digit(text):
         return text
     if len(words) > 1 and text.isupper():
         return text.lower()
     # Not casefold(): it makes "Maße" (measures) and "Masse" (mass) one.
     return " ".join([word if _meant(word) else word.lower() for word in words])
+
+
+def _has_digit(text: str) -> bool:
+    return not _ASCII_DIGITS.isdisjoint(text) if text.isascii() else any(map(str.isdigit, text))
 
 
 def _meant(word: str) -> bool:

@@ -104,7 +104,9 @@ _ENDINGS = ("s", "es", "ed", "d", "ing", "ly", "er", "est", "r", "st")
 
 def is_everyday(word: str) -> bool:
     """Whether a lower-case word, or what is left of it without an English ending, is on the list."""
-    return len(word) <= 2 or word in WORDS or any(_stem_is_known(word, ending) for ending in _ENDINGS)
+    if len(word) <= 2 or word in WORDS:
+        return True
+    return word.endswith(_ENDINGS) and any(_stem_is_known(word, ending) for ending in _ENDINGS)
 
 
 def _stem_is_known(word: str, ending: str) -> bool:

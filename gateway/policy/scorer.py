@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from gateway.policy.everyday import is_everyday
+from gateway.policy.everyday import WORDS, is_everyday
 from gateway.types import Features, Score
 
 if TYPE_CHECKING:
@@ -27,13 +27,17 @@ WINDOW = 1_500
 MOST_VOCABULARY = 0.3
 
 _WORD = re.compile(r"[^\W\d_]+")
+_LETTERS = "".join(char if char.isalpha() else " " for char in map(chr, range(128)))
 _SUM = re.compile(
     r"(?:what(?:'s| is)|how much is|calculate|compute)?\s{0,3}[0-9]{1,4}\s{0,3}"
     r"(?:[-+*/x×÷]|plus|minus|times|multiplied by|divided by|and)\s{0,3}[0-9]{1,4}\s{0,3}(?:=\s?)?\??"
 )
-_SYMBOL = re.compile(r"[a-z][A-Z]\d|p[KH]a?\b|(?<![\w'])[B-HJ-NP-Z](?![\w'.])|[\^\\∀∃∫∑√≡≤≥↔∧∨]")
-_OPTIONS = re.compile(r"which of the following|^\s*\(?[A-Da-d][.)] ", re.MULTILINE)
-_NUMBER = re.compile(r"\d+")
+# What is rare comes first, and the alternatives look back from there: the search then skips from one to the next.
+_SYMBOL = re.compile(
+    r"[A-Z\^\\∀∃∫∑√≡≤≥↔∧∨](?:(?<=[a-z][A-Z])\d|(?<=p[KH])a?\b|(?<=[B-HJ-NP-Z])(?<![\w'].)(?![\w'.])|(?<![A-Z]))"
+)
+_OPTION = re.compile(r"^\s*\(?[A-Da-d][.)] ", re.MULTILINE)
+_TWO_NUMBERS = re.compile(r"\d\D+\d")
 _STEP_WORDS = {
     "then",
     "finally",
@@ -109,7 +113,7 @@ class RuleScorer:
     def score(self, features: Features, embedding: NDArray[np.float32] | None = None) -> Score:
         """Pure, tens of microseconds; the first 1,500 characters are looked at, the embedding is not used."""
         text = features.last_user_text[:WINDOW]
-        words = _WORD.findall(text.lower())
+        words = _words(text.lower())
         hard = _hard(features, text, words)
         parts = {"base": BASE} | hard | _easy(features, text, words, hard)
         parts["quality"] = (features.quality - NEUTRAL_QUALITY) * DIAL
@@ -117,35 +121,46 @@ class RuleScorer:
         return Score(difficulty=round(min(1.0, max(0.0, sum(parts.values()))), 3), contributions=tuple(shown))
 
 
+def _words(text: str) -> list[str]:
+    """Runs of letters."""
+    return text.translate(_LETTERS).split() if text.isascii() else _WORD.findall(text)
+
+
 def _hard(features: Features, text: str, words: list[str]) -> dict[str, float]:
     """What speaks for a large model, each bounded."""
     known, lowered = set(words), text.lower()
     parts = {
         "demanding": 0.15 * min(2, len(known & _DEMANDING)),
-        "vocabulary": _vocabulary(features, text),
+        "vocabulary": _vocabulary(features, words if text.isupper() else _words(text)),
         "symbols": 0.2 if _SYMBOL.search(text) else 0.0,
-        "options": 0.1 if _OPTIONS.search(text) else 0.0,
+        "options": 0.1 if _has_options(text) else 0.0,
         "code": 0.15 * features.code,
         "maths": 0.12 * features.maths,
         "steps": 0.05 * min(3, len(known & _STEP_WORDS) + sum(phrase in lowered for phrase in _STEP_PHRASES)),
         "constraints": 0.03 * min(5, features.constraints),
-        "numbers": 0.08 if features.words > 12 and len(_NUMBER.findall(text)) > 1 else 0.0,
+        "numbers": 0.08 if features.words > 12 and _TWO_NUMBERS.search(text) else 0.0,
         "length": 0.15 if features.words > 400 else 0.1 if features.words > 120 else 0.05 * (features.words > 50),
         "conversation": 0.05 * (features.turns > 3),
     }
     return {name: part for name, part in parts.items() if part}
 
 
-def _vocabulary(features: Features, text: str) -> float:
+def _has_options(text: str) -> bool:
+    if "which of the following" in text:
+        return True
+    return (". " in text or ") " in text) and _OPTION.search(text) is not None
+
+
+def _vocabulary(features: Features, words: list[str]) -> float:
     """0.1 for each word that is not everyday English, 0.15 for a very long one; names (capitals) do not count."""
     if features.language not in ("en", "und"):
         return 0.0
-    total, seen = 0.0, set()
-    for position, word in enumerate(_WORD.findall(text.lower() if text.isupper() else text)):
-        if word in seen or (position and word[0].isupper()):
+    total = 0.0
+    for position, word in enumerate(dict.fromkeys(words)):
+        if word in WORDS or (position and word[0].isupper()):
             continue
-        seen.add(word)
-        if not is_everyday(word.lower()) and word.lower() not in _MECHANICAL:
+        lowered = word.lower()
+        if not is_everyday(lowered) and lowered not in _MECHANICAL:
             total += 0.15 if len(word) >= 14 else 0.1
             if total >= MOST_VOCABULARY:
                 return MOST_VOCABULARY
