@@ -83,6 +83,14 @@ class TierConfig(RatesConfig, frozen=True, kw_only=True):
     above: dict[int, RatesConfig] = {}
 
 
+class TiersConfig(Strict, frozen=True, kw_only=True):
+    """What a model costs in service tiers other than the standard one."""
+
+    batch: TierConfig | None = None
+    flex: TierConfig | None = None
+    priority: TierConfig | None = None
+
+
 class PriceConfig(TierConfig, frozen=True, kw_only=True):
     """A price as written by whoever runs this gateway.
 
@@ -94,7 +102,7 @@ class PriceConfig(TierConfig, frozen=True, kw_only=True):
     output: float
     per_request: float = 0.0
     per_second: float = 0.0
-    tiers: dict[Literal["batch", "flex", "priority"], TierConfig] = {}
+    tiers: TiersConfig = TiersConfig()
     since: date | None = msgspec.field(default=None, name="from")
 
 
@@ -298,15 +306,16 @@ def _check(config: GatewayConfig, document: Document) -> None:
         raise document.error("a port is 0..65535", ".server", "port")
 
 
-def _numbers(rates: RatesConfig) -> Iterator[float]:
+def _numbers(written: Any) -> Iterator[float]:
     """Every price in a price, whatever it is for."""
-    for name in rates.__struct_fields__:
-        value = getattr(rates, name)
-        if isinstance(value, int | float):
-            yield value
-        elif isinstance(value, dict):
-            for other in value.values():
-                yield from _numbers(other)
+    if isinstance(written, int | float):
+        yield written
+    elif isinstance(written, dict):
+        for value in written.values():
+            yield from _numbers(value)
+    elif isinstance(written, Strict):
+        for name in written.__struct_fields__:
+            yield from _numbers(getattr(written, name))
 
 
 def is_loopback(host: str) -> bool:
