@@ -1,4 +1,4 @@
-"""``gateway report`` and ``gateway prices``: what was spent and saved, and by which prices."""
+"""``gateway report``: what was spent and saved."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from gateway.cli.options import AsJson, Config, Problem, print_json, print_table
 
 if TYPE_CHECKING:
     from gateway.config import Settings
-
-prices = typer.Typer(no_args_is_help=True)
 
 _MONEY = ("cost_nano", "baseline_nano", "saved_nano")
 
@@ -44,29 +42,6 @@ def report(
         _print_report(summary)
         _print_verdict(verify, wrong)
     raise typer.Exit(1 if wrong else 0)
-
-
-@prices.command("check")
-def check(config: Config = None, as_json: AsJson = False) -> None:
-    """Every configured model with its price, where that comes from, and how old it is."""
-    import msgspec
-
-    from gateway.pricing import PriceBook
-    from gateway.pricing import check as find
-
-    checks = find(PriceBook.load(settings(config).config.models))
-    if as_json:
-        print_json([msgspec.to_builtins(one) for one in checks])
-    else:
-        columns = ("model", "upstream", "input", "output", "source", "dated", "")
-        rows = [(one.model, one.upstream, *_price_cells(one.price), "; ".join(one.problems)) for one in checks]
-        print_table(columns, rows, right=("input", "output"))
-        typer.echo("\nUSD per million tokens.")
-    raise typer.Exit(1 if any(one.problems for one in checks) else 0)
-
-
-def _price_cells(price: Any) -> tuple[str, str, str, str]:
-    return (price.input, price.output, price.source, price.date) if price else ("–", "–", "", "")
 
 
 async def _read(

@@ -36,7 +36,13 @@ class Overrides(Strict, frozen=True, kw_only=True):
     def read(cls, file: Path | None = None) -> Overrides:
         """Raises ConfigError where the file is wrong."""
         document = Document.read(file or OVERRIDES)
-        return document.convert(cls, document.value or {})
+        written = document.convert(cls, document.value or {})
+        seen: set[tuple[str, date]] = set()
+        for index, row in enumerate(written.prices):
+            if (row.model, row.since) in seen:
+                raise document.error(f"{row.model} has two prices from {row.since} on", f".prices[{index}]", "from")
+            seen.add((row.model, row.since))
+        return written
 
     def of(self, model: ModelConfig) -> Iterator[Override]:
         """The rows that name a model, in the file's order."""
@@ -65,8 +71,9 @@ def local_sheet(model: ModelConfig) -> Sheet:
 
 def _sheet(price: PriceConfig, source: str, since: date | None, model: ModelConfig) -> Sheet:
     given = dict(_given(STANDARD, price))
-    for tier, prices in price.tiers.items():
-        given |= _given(tier, prices)
+    for tier in price.tiers.__struct_fields__:
+        prices = getattr(price.tiers, tier)
+        given |= _given(tier, prices) if prices is not None else {}
     return Sheet(
         source=source,
         dated=since,
