@@ -25,6 +25,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from gateway import config, log
+from gateway.alerts.budgets import of_keys
+from gateway.alerts.watch import Watch
 from gateway.budget.reservations import rebuild_budget, sweep
 from gateway.budget.spool import replay_orphans
 from gateway.cache.eviction import evict
@@ -37,6 +39,8 @@ from gateway.redis_io import Keys, client, redis_url
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
+
+    from gateway.alerts.rules import BudgetState
 
 HEARTBEAT = "fg:background"
 _NICE = 5
@@ -103,6 +107,8 @@ class Background:
         self._store = SqlStore(ledger_url(settings))
         self._drain = Drain(self._redis, self._store, self._keys)
         self._lease = Lease(self._redis)
+        self._settings = settings
+        self._watch = Watch(self._redis, self._keys, self._store, self._budgets)
         self._spool = settings.data_dir / "spool"
         self._append_only = None if settings.config.redis.url else settings.data_dir / "redis"
         self._stop = stop
@@ -195,6 +201,7 @@ class Background:
             Chore("orphaned spools", 10.0, 0.0, self._replay_orphans),
             Chore("key mirror", 10.0, 10.0, self._mirror_keys),
             Chore("eviction", 10.0, 10.0, self._evict),
+            Chore("alerts", 30.0, 15.0, self._look),
             *((Chore("sync", 1.0, 1.0, self._sync),) if self._append_only else ()),
         )
 
@@ -225,6 +232,20 @@ class Background:
     async def _evict(self) -> None:
         if evicted := await evict(self._redis, CACHE_ENTRIES, CACHE_BYTES):
             _log.info("cache entries evicted", entries=evicted)
+
+    async def _look(self) -> None:
+        for told in await self._watch.look(self._fresh_settings()):
+            _log.info("told", alert=told.key)
+
+    async def _budgets(self) -> list[BudgetState]:
+        return await of_keys(self._redis, self._keys, await self._store.keys())
+
+    def _fresh_settings(self) -> config.Settings:
+        """As the file says now; as it said before, where it is wrong (the workers complain)."""
+        with contextlib.suppress(ConfigError):
+            fresh = config.load(self._settings.file or None)
+            self._settings = msgspec.structs.replace(self._settings, config=fresh.config)
+        return self._settings
 
     async def _sync(self) -> None:
         """The embedded Redis writes before it answers, and leaves fsync to us."""

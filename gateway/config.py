@@ -18,7 +18,7 @@ from gateway.yamlfile import Document
 
 _ENV = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}")
 _LONGEST_PART = 40
-_SECRET_KEYS = {"api_key", "admin_key"}
+_SECRET_KEYS = {"api_key", "admin_key", "password", "webhook"}
 Provider = Literal["openai", "openai_compatible", "litellm", "local"]
 
 
@@ -147,6 +147,31 @@ class ModelConfig(Strict, frozen=True, kw_only=True):
         return self.upstream_model or self.local or self.name
 
 
+class EmailConfig(Strict, frozen=True, kw_only=True):
+    """A mail server, and who is written to."""
+
+    host: str
+    to: tuple[str, ...]
+    sender: str = "farthing@localhost"
+    port: int = 587
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    username: str | None = None
+    password: str | None = None
+
+
+class AlertsConfig(Strict, frozen=True, kw_only=True):
+    """Whom to tell and when. ``budgets``: shares of a budget; ``spike``: times the average hour; see docs/alerts.md."""
+
+    webhook: str | None = None
+    email: EmailConfig | None = None
+    budgets: tuple[float, ...] = (0.8, 1.0)
+    month_usd: float | None = None
+    spike: float = 4.0
+    spike_usd: float = 1.0
+    error_rate: float = 0.2
+    repeat_hours: float = 24.0
+
+
 class TelemetryConfig(Strict, frozen=True, kw_only=True):
     """``otlp``: base URL of an OTLP/HTTP collector; ``content``: prompts and answers in traces, unless local-only."""
 
@@ -164,6 +189,8 @@ class GatewayConfig(Strict, frozen=True, kw_only=True):
     policies: PoliciesConfig = PoliciesConfig()
     embedder: EmbedderConfig = EmbedderConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
+    alerts: AlertsConfig = AlertsConfig()
+    plan_price: float | None = None
     models: tuple[ModelConfig, ...] = ()
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gateway import __version__
-from gateway.cli import books, keys, models, policies, prices
+from gateway.cli import alerts, books, keys, models, policies, prices
 from gateway.cli.options import Config, Problem, settings
 from gateway.errors import ConfigError, GatewayError, RedisAway
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(keys.app, name="keys", help="API keys: what each may spend, and how fast")
 app.add_typer(models.app, name="models", help="Local models: what there is, what fits this machine")
+app.add_typer(alerts.app, name="alerts", help="Alerts: what has been told, and whether telling works")
 app.add_typer(prices.app, name="prices", help="What models cost, and where those prices come from")
 app.command()(policies.check)
 app.command()(policies.explain)

@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from gateway.alerts import watch
 from gateway.auth import KeyStore
 from gateway.errors import ConfigError, InvalidRequest, Overloaded
 from gateway.http.body import read_body
@@ -73,6 +74,15 @@ class Admin:
             return JSONResponse({"error": body | {"file": error.file, "line": error.line}}, status_code=400)
         await self._keeping(self._runtime.redis.xadd(self._runtime.keys.events, {"reload": self._runtime.worker}))
         return JSONResponse(self._shown())
+
+    async def alerts(self, request: Request) -> Response:
+        """GET ``/admin/alerts``: what has been told and is not resolved. POST ``/admin/alerts/test``: a test message."""
+        require_admin(self._runtime, request.scope)
+        if request.method == "POST":
+            return JSONResponse(await watch.send_test(self._runtime.view.settings.config.alerts))
+        told = await self._keeping(watch.active(self._runtime.redis, self._runtime.keys))
+        data = [{"key": key, **msgspec.to_builtins(one)} for key, one in told.items()]
+        return JSONResponse({"object": "list", "data": data})
 
     def _shown(self) -> dict[str, Any]:
         view, error = self._runtime.view, self._reloader.error

@@ -66,6 +66,8 @@ def _rest(runtime: Runtime) -> Starlette:
         Route("/admin/keys", admin.keys, methods=["GET", "POST"]),
         Route("/admin/keys/{key_id}", admin.key, methods=["DELETE"]),
         Route("/admin/keys/{key_id}/rotate", admin.rotate, methods=["POST"]),
+        Route("/admin/alerts", admin.alerts),
+        Route("/admin/alerts/test", admin.alerts, methods=["POST"]),
         Route("/admin/policies", admin.policies),
         Route("/admin/policies/reload", admin.reload, methods=["POST"]),
         *_dashboard(runtime),
