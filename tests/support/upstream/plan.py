@@ -32,6 +32,9 @@ class Plan:
         finish_reason: OpenAI's word, translated for Anthropic; None is what fits: stop, length or tool_calls.
         extra: merged deeply into the plain reply, or into each chunk; lists are merged item by item.
 
+        raw: the reply byte for byte, whatever path and format was asked: bytes are a plain body, a tuple is a stream
+            of which each item counts as a chunk of text.
+
     Pace, in seconds: `first_delay_s` before the first byte, `chunk_delay_s` before each later chunk of text.
 
     Faults:
@@ -55,6 +58,7 @@ class Plan:
     usage: UsageMode = "final"
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+    raw: bytes | tuple[bytes, ...] | None = None
 
     first_delay_s: float = 0.0
     chunk_delay_s: float = 0.0

@@ -34,6 +34,13 @@ def plain(plan: Plan, reply: dict[str, Any], usage: Usage | None = None) -> Repl
     return Reply(plan, plan.garbage if plan.garbage_after is not None else body, usage=usage)
 
 
+def raw(plan: Plan, reply: bytes | tuple[bytes, ...]) -> Reply:
+    """The plan's own bytes, plain or as a stream."""
+    if isinstance(reply, bytes):
+        return Reply(plan, reply)
+    return Reply(plan, events=iter([Event(piece, piece=True) for piece in reply]))
+
+
 def failure(plan: Plan, status: int, default: dict[str, Any]) -> Reply:
     """An error: the plan's own body, else `default`."""
     if isinstance(plan.error, bytes):

@@ -15,7 +15,7 @@ from tests.support.upstream.answer import answer
 from tests.support.upstream.connection import Connection
 from tests.support.upstream.plan import Plan
 from tests.support.upstream.record import Received, Record, State
-from tests.support.upstream.reply import Reply
+from tests.support.upstream.reply import Reply, raw
 
 
 class Upstream:
@@ -115,6 +115,8 @@ class Upstream:
         plan = self._take(received.model)
         if plan.status != 200:
             return _error(path, plan, plan.status, f"The scripted upstream answers {plan.status}.")
+        if plan.raw is not None:
+            return raw(plan, plan.raw)
         if (received.method, path) == ("GET", "/v1/models"):
             return openai_wire.models(self.plans or ["scripted"], plan)
         body = received.json if isinstance(received.json, dict) else {}

@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 import anthropic
+import httpx
 import msgspec
 import openai
 import pytest
@@ -361,6 +362,19 @@ async def test_pipelined_requests_are_answered_in_order(up: Upstream) -> None:
     replies = (await reader.read()).decode()
     writer.close()
     assert 0 < replies.index("first") < replies.index("second")
+
+
+def test_raw_replies_come_byte_for_byte_whatever_was_asked() -> None:
+    with Upstream.in_thread() as up:
+        up.enqueue(Plan(raw=b"{ }"), Plan(raw=(b"one,", b"two,", b"three"), cut_after=2))
+        assert httpx.post(f"{up.url}/model/any/converse", json={}).content == b"{ }"
+        with httpx.stream("POST", f"{up.url}/gemini:streamGenerateContent?alt=sse", json={}) as reply:
+            pieces = reply.iter_raw()
+            seen = b""
+            with pytest.raises(httpx.RemoteProtocolError):
+                while True:
+                    seen += next(pieces)
+        assert seen == b"one,two,"
 
 
 def test_in_a_thread_with_blocking_waits(tmp_path: Path) -> None:
