@@ -369,7 +369,7 @@ class Pipeline:
             headers.append(("x-gateway-cache-entry", visit.hit.entry.id))
         if visit.degraded:
             headers.append(("x-gateway-degraded", visit.degraded))
-        if amount is not None:
+        if amount is not None and not amount.unpriced:
             headers.append(("x-gateway-cost-usd", reply.usd(amount.cost_nano)))
             headers.append(("x-gateway-saved-usd", reply.usd(amount.saved_nano)))
         if visit.admission is not None:

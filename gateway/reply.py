@@ -31,7 +31,10 @@ def _raw(value: str) -> msgspec.Raw:
 
 
 def with_costs(body: bytes, bill: Bill, usage: Usage) -> bytes:
-    """A plain body or a usage event with ``cost_usd`` and ``saved_usd`` in its usage; all other bytes as they came."""
+    """A plain body or a usage event with ``cost_usd`` and ``saved_usd`` in its usage; all other bytes as they came.
+
+    Both are null for a model without a price: what nobody knows is not 0.
+    """
     fields = _fields.decode(body)
     held = fields.get("usage")
     if held is None or not bytes(held).startswith(b"{"):
@@ -42,7 +45,8 @@ def with_costs(body: bytes, bill: Bill, usage: Usage) -> bytes:
             inner["estimated"] = _raw("true")
     else:
         inner = _fields.decode(held)
-    inner["cost_usd"], inner["saved_usd"] = _raw(usd(bill.cost_nano)), _raw(usd(bill.saved_nano))
+    cost, saved = ("null", "null") if bill.unpriced else (usd(bill.cost_nano), usd(bill.saved_nano))
+    inner["cost_usd"], inner["saved_usd"] = _raw(cost), _raw(saved)
     fields["usage"] = msgspec.Raw(msgspec.json.encode(inner))
     return msgspec.json.encode(fields)
 

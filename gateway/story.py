@@ -37,6 +37,7 @@ def of_entry(entry: LedgerEntry, prices: PriceBook, models: Iterable[str]) -> di
         "object": "gateway.request",
         **row,
         **{f"{name}_usd": value for name, value in money.items()},
+        **(dict.fromkeys(("cost_usd", "baseline_usd", "saved_usd")) if entry.unpriced else {}),
         **_told(detail.get("features") or {}, decision),
         "local_only": detail.get("local_only", False),
         "attempts": detail.get("attempts", []),

@@ -206,8 +206,12 @@ async def test_a_model_without_a_price_is_refused_unless_the_policy_allows_it(
     assert (named.status_code, named.json()["error"]["code"]) == (402, "model_unpriced")
     assert skipped.headers["x-gateway-model"] == "gpt-4o-mini"
     assert (allowed.status_code, allowed.headers["x-gateway-model"]) == (200, "mystery")
+    assert allowed.json()["usage"]["cost_usd"] is None, "what nobody knows is not $0"
+    assert "x-gateway-cost-usd" not in allowed.headers
     last = (await gate.rows(3))[-1]
     assert (last.unpriced, last.cost_nano) == (True, 0)
+    told = (await gate.get(f"/v1/requests/{last.request_id}")).json()
+    assert (told["unpriced"], told["cost_usd"], told["saved_usd"]) == (True, None, None)
 
 
 async def test_when_every_hosted_model_fails_the_local_one_answers_and_says_so(

@@ -105,3 +105,20 @@ def test_a_closing_event_is_made_where_upstream_sent_none() -> None:
     assert told["usage"]["prompt_tokens"] == 7
     assert told["usage"]["saved_usd"] == 0.00000575
     assert json.loads(usage_event(b"", bill(), USAGE))["choices"] == []
+
+
+def test_the_cost_of_a_model_without_a_price_is_null_and_not_zero() -> None:
+    unknown = Bill(usage=USAGE, cost_nano=0, baseline_nano=0, price=None, unpriced=True)
+    body = with_costs(b'{"usage":{"prompt_tokens":7}}', unknown, USAGE)
+    assert json.loads(body)["usage"] == {"prompt_tokens": 7, "cost_usd": None, "saved_usd": None}
+
+
+def test_a_closing_event_keeps_upstreams_own_usage_where_it_is_what_was_booked() -> None:
+    said = b'{"id":"a","choices":[{"index":0}],"usage":{"prompt_tokens":7,"completion_tokens":3,"odd":1}}'
+    told = json.loads(usage_event(said, bill(), USAGE))
+    assert (told["choices"], told["usage"]["odd"]) == ([], 1)
+    # Some count each chunk for itself: the last then says less than was used.
+    more = Usage(prompt_tokens=7, completion_tokens=30, cache_write_tokens=2, audio_input_tokens=4)
+    told = json.loads(usage_event(said, bill(), more))["usage"]
+    assert (told["completion_tokens"], told["total_tokens"]) == (30, 37)
+    assert told["prompt_tokens_details"] == {"cached_tokens": 0, "cache_write_tokens": 2, "audio_tokens": 4}

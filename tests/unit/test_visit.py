@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.pipeline import View
 from gateway.storing import cache_write
-from gateway.types import CacheEntry, CacheHit, Chunk, Decision, Principal, Usage
+from gateway.types import CacheEntry, CacheHit, ChatRequest, Chunk, Decision, Principal, Usage
 from gateway.visit import Visit, bill, ledger_entry, route_name
 from tests.support.gateway import EVERYTHING_BIG
 from tests.support.visits import BIG, view, visit
@@ -225,3 +226,66 @@ class TestStoring:
         for _ in range(300):
             one.take(Chunk(data=b"x" * 10_000))
         assert (one.store, sum(map(len, one.kept)) <= 1024 * 1024) == (False, True)
+
+
+async def test_what_upstream_does_not_report_is_counted_by_a_tokenizer(shown: View) -> None:
+    one = called(shown, Chunk(data=b"", text="Paris is"), Chunk(data=b"", aside=" the capital of France."))
+    await one.count()
+    counted = one.final_usage()
+    # o200k_base: "Paris is the capital of France." is 7 tokens; three a message and three a reply are not text.
+    prompt = tiktoken_count(one.request.messages[0]["content"]) + 6
+    assert (counted.prompt_tokens, counted.completion_tokens, counted.source) == (prompt, 7, "estimated")
+
+
+async def test_counting_again_takes_what_came_since(shown: View) -> None:
+    one = called(shown, Chunk(data=b"", text="Paris is"))
+    await one.count()
+    bill(one, shown.prices)
+    one.take(Chunk(data=b"", text=" the capital of France."))
+    one.fail("incomplete", 200, "broke off")
+    await one.count()
+    assert bill(one, shown.prices).usage.completion_tokens == 7
+
+
+async def test_a_reported_count_is_left_alone(shown: View) -> None:
+    one = called(shown, Chunk(data=b"", text="Paris", usage=REPORTED))
+    await one.count()
+    assert one.final_usage() is REPORTED
+
+
+def test_an_estimate_is_priced_in_the_tier_the_request_names(shown: View) -> None:
+    for asked, tier in (("flex", "flex"), ("auto", ""), ("default", ""), (None, ""), (5, "")):
+        one = called(shown, Chunk(data=b"", text="a"))
+        one.request = with_field(one.request, "service_tier", asked)
+        assert one.final_usage().tier == tier
+
+
+def test_parts_of_the_price_without_a_column_are_in_the_row(shown: View) -> None:
+    usage = Usage(prompt_tokens=100, cache_write_tokens=40, cache_write_1h_tokens=30, tier="flex")
+    one = called(shown, Chunk(data=b"", usage=usage))
+    row = ledger_entry(one, bill(one, shown.prices), provider="openai", served="hosted")
+    assert row.detail["usage"] == {"cache_write_1h_tokens": 30, "tier": "flex"}
+    plain = called(shown, Chunk(data=b"", usage=REPORTED))
+    row = ledger_entry(plain, bill(plain, shown.prices), provider="openai", served="hosted")
+    assert "usage" not in row.detail
+
+
+def test_a_model_billed_by_the_second_costs_the_time_of_its_call(tmp_path: Path) -> None:
+    by_second = BIG | {"price": {"input": 0, "output": 0, "per_second": 0.001}}
+    shown = view(tmp_path, [by_second], [EVERYTHING_BIG])
+    one = called(shown, Chunk(data=b"", usage=REPORTED), upstream_s=2.0)
+    amount = bill(one, shown.prices)
+    assert amount.usage.busy_s is not None
+    assert amount.usage.busy_s >= 2.0
+    assert amount.cost_nano == round(amount.usage.busy_s * 10**6)  # a microsecond is a nano-dollar
+
+
+def tiktoken_count(text: str) -> int:
+    import tiktoken
+
+    return len(tiktoken.get_encoding("o200k_base").encode(text))
+
+
+def with_field(request: ChatRequest, name: str, value: Any) -> ChatRequest:
+    raw = msgspec.Raw(msgspec.json.encode(value))
+    return msgspec.structs.replace(request, fields=request.fields | ({} if value is None else {name: raw}))

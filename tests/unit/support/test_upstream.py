@@ -368,13 +368,11 @@ def test_raw_replies_come_byte_for_byte_whatever_was_asked() -> None:
     with Upstream.in_thread() as up:
         up.enqueue(Plan(raw=b"{ }"), Plan(raw=(b"one,", b"two,", b"three"), cut_after=2))
         assert httpx.post(f"{up.url}/model/any/converse", json={}).content == b"{ }"
-        with httpx.stream("POST", f"{up.url}/gemini:streamGenerateContent?alt=sse", json={}) as reply:
-            pieces = reply.iter_raw()
-            seen = b""
-            with pytest.raises(httpx.RemoteProtocolError):
-                while True:
-                    seen += next(pieces)
-        assert seen == b"one,two,"
+        seen: list[bytes] = []
+        reached = f"{up.url}/gemini:streamGenerateContent?alt=sse"
+        with pytest.raises(httpx.RemoteProtocolError), httpx.stream("POST", reached, json={}) as reply:
+            seen.extend(reply.iter_raw())
+        assert b"".join(seen) == b"one,two,"
 
 
 def test_in_a_thread_with_blocking_waits(tmp_path: Path) -> None:
