@@ -228,7 +228,10 @@ class KeyRing:
             Unauthenticated: unknown, expired or revoked.
             RedisAway: a key this worker has not seen, and nobody to ask.
         """
-        digest = hash_key(token)
+        return await self.holder(hash_key(token))
+
+    async def holder(self, digest: str) -> Principal:
+        """The same for who has shown the key before, by its hash."""
         record = self._copies.get(digest) or await self._fetch(digest)
         if record is None or not record.usable(int(time.time() * 1000)):
             raise Unauthenticated("the API key is unknown, expired or revoked")

@@ -91,6 +91,16 @@ class Reloader:
             self._drains.add(drain)
             drain.add_done_callback(self._drains.discard)
 
+    async def everywhere(self) -> None:
+        """Reload here, then tell the other workers to.
+
+        Raises:
+            ConfigError: the files are wrong; nothing has changed.
+            redis.RedisError, OSError: the others could not be told.
+        """
+        await self.reload()
+        await self._runtime.redis.xadd(self._runtime.keys.events, {"reload": self._runtime.worker})
+
     def _build(self, old: View) -> View:
         settings = load(old.settings.file or None)
         new, now = settings.config, old.settings.config

@@ -63,7 +63,7 @@ class Admin:
         """Read gateway.yaml and the policies again, on every worker. 400 with file and line if they are wrong."""
         require_admin(self._runtime, request.scope)
         try:
-            await self._reloader.reload()
+            await self._keeping(self._reloader.everywhere())
         except ConfigError as error:
             body = {
                 "message": str(error),
@@ -72,7 +72,6 @@ class Admin:
                 "code": "invalid_config",
             }
             return JSONResponse({"error": body | {"file": error.file, "line": error.line}}, status_code=400)
-        await self._keeping(self._runtime.redis.xadd(self._runtime.keys.events, {"reload": self._runtime.worker}))
         return JSONResponse(self._shown())
 
     async def alerts(self, request: Request) -> Response:

@@ -11,17 +11,17 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
+from gateway.dashboard.routes import Dashboard
 from gateway.errors import GatewayError
 from gateway.http import errors
 from gateway.http.admin import Admin
 from gateway.http.chat import ChatEndpoint
 from gateway.http.health import Health
 from gateway.http.meta import Meta
-from gateway.http.peer import may_look
 from gateway.reload import Reloader
 
 if TYPE_CHECKING:
-    from starlette.requests import HTTPConnection, Request
+    from starlette.requests import Request
     from starlette.responses import Response
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -53,13 +53,13 @@ def create_app(runtime: Runtime) -> ASGIApp:
 
 def _rest(runtime: Runtime) -> Starlette:
     reloader = Reloader(runtime)
+    dashboard = Dashboard(runtime, reloader)
     health, meta, admin = Health(runtime), Meta(runtime), Admin(runtime, reloader)
     routes = [
         Route(_CHAT, _only_post, methods=["POST"]),
         Route("/v1/models", meta.models),
         Route("/v1/models/{model:path}", meta.model),
         Route("/v1/requests/{request_id}", meta.request),
-        Route("/dashboard/requests/{request_id}", meta.viewed),
         Route("/healthz", health.healthz),
         Route("/readyz", health.readyz),
         Route("/metrics", meta.metrics),
@@ -70,11 +70,11 @@ def _rest(runtime: Runtime) -> Starlette:
         Route("/admin/alerts/test", admin.alerts, methods=["POST"]),
         Route("/admin/policies", admin.policies),
         Route("/admin/policies/reload", admin.reload, methods=["POST"]),
-        *_dashboard(runtime),
+        *dashboard.routes(),
     ]
     app = Starlette(
         routes=routes,
-        lifespan=_lifespan(runtime, reloader),
+        lifespan=_lifespan(runtime, reloader, dashboard),
         exception_handlers={
             GatewayError: errors.on_gateway_error,
             HTTPException: errors.on_http_exception,
@@ -89,16 +89,9 @@ async def _only_post(_: Request) -> Response:
     raise HTTPException(405)
 
 
-def _dashboard(runtime: Runtime) -> list[Route]:
-    from gateway.dashboard.routes import routes
-
-    async def allowed(connection: HTTPConnection) -> bool:
-        return may_look(runtime, connection.scope)
-
-    return routes(runtime.store, allowed, lambda: runtime.view.settings.config.auth.admin_key)
-
-
-def _lifespan(runtime: Runtime, reloader: Reloader) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+def _lifespan(
+    runtime: Runtime, reloader: Reloader, dashboard: Dashboard
+) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         runtime.on_reload = reloader.try_reload
@@ -108,6 +101,7 @@ def _lifespan(runtime: Runtime, reloader: Reloader) -> Callable[[Starlette], Abs
             yield
         finally:
             watching.cancel()
+            await dashboard.close()
             await runtime.close()
 
     return lifespan

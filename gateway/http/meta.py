@@ -8,7 +8,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from gateway import story
-from gateway.dashboard import session
 from gateway.errors import NotFound, Unauthenticated
 from gateway.http.peer import may_look, principal_of
 
@@ -31,7 +30,7 @@ class Meta:
         view = self._runtime.view
         names = ["auto", *(f"auto:{name}" for name in view.policies.names)]
         rows = [_policy_row(name, view) for name in names]
-        rows += [_model_row(model, view) for model in view.settings.config.models]
+        rows += [model_row(model, view) for model in view.settings.config.models]
         return JSONResponse({"object": "list", "data": rows})
 
     async def model(self, request: Request) -> Response:
@@ -43,7 +42,7 @@ class Meta:
         model = view.settings.model(wanted)
         if model is None:
             raise NotFound(f"the model '{wanted}' does not exist", code="model_not_found", param="model")
-        return JSONResponse(_model_row(model, view))
+        return JSONResponse(model_row(model, view))
 
     async def request(self, request: Request) -> Response:
         """Why a request went where it went. Own key, own team or admin; to anyone else it does not exist."""
@@ -55,17 +54,6 @@ class Meta:
         )
         if entry is None or not own:
             raise NotFound(f"no request '{request_id}'")
-        return self._told(entry)
-
-    async def viewed(self, request: Request) -> Response:
-        """The same for whoever may see the dashboard, which shows every key's requests."""
-        cookie = request.cookies.get(session.COOKIE, "")
-        signed_in = session.valid(cookie, self._runtime.view.settings.config.auth.admin_key)
-        if not signed_in and not may_look(self._runtime, request.scope):
-            raise Unauthenticated("sign in at /dashboard first")
-        entry = await self._runtime.find(request.path_params["request_id"])
-        if entry is None:
-            raise NotFound(f"no request '{request.path_params['request_id']}'")
         return self._told(entry)
 
     def _told(self, entry: LedgerEntry) -> Response:
@@ -86,7 +74,8 @@ def _policy_row(name: str, view: View) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": view.loaded_ms // 1000, "owned_by": "gateway", "policy": label}
 
 
-def _model_row(model: ModelConfig, view: View) -> dict[str, Any]:
+def model_row(model: ModelConfig, view: View) -> dict[str, Any]:
+    """A configured model: what it costs, since when that is known, and why it cannot be asked now, if so."""
     price = view.prices.price(model.name)
     shown = None
     if price is not None:

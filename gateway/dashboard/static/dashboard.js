@@ -1,220 +1,160 @@
 "use strict";
-// Everything shown comes from data.json and is put on the page as text, never as markup.
+// Pages are whole without this file. It keeps an open page up to date, shows times in the reader's zone if asked to,
+// and lets charts be pointed at. What it puts on a page comes from the same address, escaped by the server.
 
-const PERIODS = { today: "today", "7d": "in 7 days", "30d": "in 30 days" };
-const WHERE = { local: "Local models", hosted: "Hosted models", cache: "Cache", none: "Nobody (failed)" };
-const EVERY_MS = 2000;
-const SLOWEST_MS = 15000;
-
-const asked = new URLSearchParams(location.search).get("period");
-const period = asked in PERIODS ? asked : "today";
 const byId = (id) => document.getElementById(id);
-const put = (id, text) => { const node = byId(id); if (node.textContent !== text) node.textContent = text; };
-let wait = EVERY_MS;
+const main = byId("main");
+const every = 1000 * Number(main.dataset.every);
+const SLOWEST_MS = 30000;
+let wait = every;
 let timer = 0;
+let paused = false;
 
-function element(name, options = {}, ...children) {
-  const node = document.createElement(name);
-  for (const [key, value] of Object.entries(options)) {
-    if (value !== undefined) key === "className" ? (node.className = value) : node.setAttribute(key, value);
+function remember(name, value) {
+  try { localStorage.setItem(name, value); } catch { /* for this page only, then */ }
+}
+function recalled(name) {
+  try { return localStorage.getItem(name); } catch { return null; }
+}
+
+// Changes only what differs, so that focus, selection, scrolling and a screen reader's place survive. Children with a
+// data-key are found again by it.
+function morph(old, fresh) {
+  for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  for (const { name } of [...old.attributes]) if (name !== "open" && !fresh.hasAttribute(name)) old.removeAttribute(name);
+  const keyed = new Map([...old.children].filter((child) => child.dataset.key).map((child) => [child.dataset.key, child]));
+  let at = old.firstChild;
+  for (const wanted of [...fresh.childNodes]) {
+    const key = wanted.dataset?.key;
+    const known = key ? keyed.get(key) : at && !at.dataset?.key && at.nodeName === wanted.nodeName ? at : null;
+    if (!known) {
+      old.insertBefore(document.importNode(wanted, true), at);
+      continue;
+    }
+    if (known === at) at = at.nextSibling;
+    else old.insertBefore(known, at);
+    if (known.nodeType === Node.ELEMENT_NODE) morph(known, wanted);
+    else if (known.data !== wanted.data) known.data = wanted.data;
   }
-  node.append(...children);
-  return node;
-}
-
-const number = (value) => value.toLocaleString("en-US");
-const share = (part, whole) => (whole ? `${((100 * part) / whole).toFixed(part && part < whole ? 1 : 0)} %` : "–");
-
-function usd(value) {
-  if (value === 0) return "$0.00";
-  const size = Math.abs(value);
-  const digits = size >= 1 ? 2 : size >= 0.01 ? 4 : Math.min(9, 2 - Math.floor(Math.log10(size)));
-  const text = size.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: digits });
-  return `${value < 0 ? "−" : ""}$${text}`;
-}
-
-function duration(ms) {
-  if (ms === null) return "–";
-  if (ms < 10) return `${ms.toFixed(1)} ms`;
-  if (ms < 1000) return `${Math.round(ms)} ms`;
-  return ms < 100000 ? `${(ms / 1000).toFixed(1)} s` : `${Math.round(ms / 60000)} min`;
-}
-
-const cell = (text, className) => element("td", { className }, text);
-
-// Rows that stay the same stay in place, so that keyboard focus and a screen reader's position survive a refresh.
-function rows(body, values, key, build) {
-  const old = new Map([...body.children].map((row) => [row.dataset.key, row]));
-  const fresh = values.map((value) => {
-    const signature = JSON.stringify(value);
-    const known = old.get(key(value));
-    if (known && known.dataset.signature === signature) return known;
-    const row = build(value);
-    row.dataset.key = key(value);
-    row.dataset.signature = signature;
-    return row;
-  });
-  fresh.forEach((row, index) => { if (body.children[index] !== row) body.insertBefore(row, body.children[index] ?? null); });
-  while (body.children.length > fresh.length) body.lastChild.remove();
-}
-
-function showCards(data) {
-  const { total, cache } = data;
-  put("spent", usd(total.cost_usd));
-  const guessed = [];
-  if (total.estimated) guessed.push(`estimated for ${number(total.estimated)} requests`);
-  if (total.unpriced) guessed.push(`no known price for ${number(total.unpriced)}`);
-  put("spent-note", guessed.length ? guessed.join(", ") : PERIODS[period]);
-  const dearer = total.saved_usd < 0;
-  put("saved-term", dearer ? "Dearer than the baseline by" : "Saved");
-  put("saved", usd(Math.abs(total.saved_usd)));
-  byId("saved").className = dearer ? "big bad" : total.saved_usd > 0 ? "big good" : "big";
-  put("saved-note", `the baseline would have cost ${usd(total.baseline_usd)}`);
-  put("requests", number(total.requests));
-  put("requests-note", `${number(total.errors)} failed, ${number(total.prompt_tokens + total.completion_tokens)} tokens`);
-  put("hit-rate", cache.hit_rate === null ? "–" : `${(100 * cache.hit_rate).toFixed(1)} %`);
-  const tiers = ["exact", "semantic", "coalesced"].filter((tier) => cache[tier]).map((tier) => `${number(cache[tier])} ${tier}`);
-  put("hit-note", tiers.length ? tiers.join(", ") : "no hits");
-}
-
-function showWhere({ served, total }) {
-  const shown = Object.keys(WHERE).filter((where) => where !== "none" || served.none.requests);
-  const bar = byId("where-bar");
-  bar.replaceChildren(...shown.map((where) => {
-    const part = element("span", { className: `${where}-fill` });
-    part.style.width = `${(100 * served[where].requests) / (total.requests || 1)}%`;
-    return part;
-  }));
-  rows(byId("where").tBodies[0], shown.map((where) => ({ where, ...served[where], all: total.requests })), (row) => row.where,
-    (row) => element("tr", {},
-      element("th", { scope: "row" }, element("span", { className: `dot ${row.where}-fill` }), WHERE[row.where]),
-      cell(number(row.requests), "n"), cell(share(row.requests, row.all), "n wide"), cell(usd(row.cost_usd), "n")));
-}
-
-function showLatency({ ttft_ms: ttft, latency_ms: latency }) {
-  const values = [{ name: "first token", ...ttft }, { name: "last token", ...latency }];
-  rows(byId("latency").tBodies[0], values, (row) => row.name, (row) => element("tr", {},
-    element("th", { scope: "row" }, row.name),
-    ...["p50", "p95", "p99"].map((rank) => cell(duration(row[rank]), "n"))));
-}
-
-function showBreakdown(id, title, values) {
-  const table = byId(id);
-  if (!table.tHead) {
-    const heads = { Requests: "n", Failed: "n wide", Spent: "n", Saved: "n", p50: "n wide", p95: "n wide" };
-    table.append(element("thead", {}, element("tr", {}, element("th", { scope: "col" }, title),
-      ...Object.entries(heads).map(([head, className]) => element("th", { scope: "col", className }, head)))), element("tbody"));
+  while (at) {
+    const next = at.nextSibling;
+    at.remove();
+    at = next;
   }
-  rows(table.tBodies[0], values, (row) => row.name, (row) => element("tr", {},
-    element("th", { scope: "row" }, row.name || "(none)"),
-    cell(number(row.requests), "n"), cell(number(row.errors), row.errors ? "n wide bad" : "n wide"), cell(usd(row.cost_usd), "n"),
-    cell(usd(row.saved_usd), "n"), cell(duration(row.latency_ms.p50), "n wide"), cell(duration(row.latency_ms.p95), "n wide")));
 }
 
-function showTimeline({ timeline, step_ms: step }) {
-  const most = Math.max(...timeline.map((part) => Math.max(part.cost_usd, part.baseline_usd)), 0);
-  const svg = (name, attributes) => {
-    const node = document.createElementNS("http://www.w3.org/2000/svg", name);
-    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-    return node;
-  };
-  const spent = timeline.reduce((sum, part) => sum + part.cost_usd, 0);
-  const label = `Spent ${usd(spent)} over ${timeline.length} ${step < 86400000 ? "hours" : "days"}, at most ${usd(most)} in one`;
-  const chart = svg("svg", { viewBox: "0 0 480 120", preserveAspectRatio: "none", role: "img", "aria-label": label });
-  const width = 480 / timeline.length;
-  chart.append(svg("line", { x1: 0, x2: 480, y1: 119.5, y2: 119.5 }));
-  timeline.forEach((part, index) => {
-    const bar = (value, className, inset) => {
-      const height = most ? (118 * Math.max(0, value)) / most : 0;
-      return svg("rect", { class: className, x: index * width + inset, width: Math.max(1, width - 2 * inset), y: 119 - height, height });
-    };
-    const group = svg("g", {});
-    const title = svg("title", {});
-    title.textContent = `${moment(part.start_ms, step)}: spent ${usd(part.cost_usd)}, baseline ${usd(part.baseline_usd)}, ${number(part.requests)} requests`;
-    group.append(title, bar(part.baseline_usd, "base", width * 0.12), bar(part.cost_usd, "cost", width * 0.12));
-    chart.append(group);
-  });
-  const axis = element("div", { className: "axis", "aria-hidden": "true" },
-    element("span", {}, moment(timeline[0].start_ms, step)), element("span", {}, most ? `highest ${usd(most)}` : ""),
-    element("span", {}, moment(timeline[timeline.length - 1].start_ms, step)));
-  byId("timeline").replaceChildren(axis, chart);
-}
+let local = recalled("farthing-zone") === "local";
+const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || "local time";
 
-function moment(ms, step) {
-  const iso = new Date(ms).toISOString();
-  return step < 86400000 ? `${iso.slice(11, 16)} UTC` : iso.slice(5, 10);
-}
-
-function showRecent(values) {
-  rows(byId("recent").tBodies[0], values, (row) => row.request_id, (row) => {
-    const when = new Date(row.ts_ms);
-    const time = element("time", { datetime: when.toISOString(), title: when.toISOString() }, when.toLocaleTimeString());
-    const link = element("a", { href: `/dashboard/requests/${encodeURIComponent(row.request_id)}` }, row.request_id.slice(0, 20));
-    const by = row.served === "cache" ? `cache, ${row.cache}` : row.served === "none" ? "nobody" : row.served;
-    const status = cell(row.status, row.status === "ok" ? "status" : "status bad wrap");
-    if (row.error) status.append(element("span", { className: "why" }, row.error.slice(0, 120)));
-    if (row.degraded) status.append(element("span", { className: "why" }, `degraded: ${row.degraded.slice(0, 120)}`));
-    const owner = cell("", "owner wide");
-    owner.append(element("code", {}, row.key_id),
-      ...row.tags.slice(0, 8).map((tag) => element("span", { className: "tag" }, tag.slice(0, 60))));
-    const guess = row.usage_source === "estimated" ? " est." : "";
-    const cells = [
-      cell(time, "time"), cell(link, "id"), cell(row.rule || "–", "wrap wide"), cell(row.model || "–", "model wrap"),
-      cell(element("span", { className: `badge ${row.served}` }, by), "by"), status,
-      cell(`${number(row.prompt_tokens)} + ${number(row.completion_tokens)}`, "n wide"), cell(duration(row.ttft_ms), "n wide"),
-      cell(duration(row.duration_ms), "n wide"), cell(row.unpriced ? "no price" : usd(row.cost_usd) + guess, "cost n"),
-      cell(usd(row.saved_usd), "n wide"), owner,
-    ];
-    // On a phone a row is laid out as a block: the roles keep it a row of a table for a screen reader.
-    for (const each of cells) each.setAttribute("role", "cell");
-    return element("tr", { role: "row" }, ...cells);
-  });
-}
-
-function show(data) {
-  const empty = data.total.requests === 0 && data.recent.length === 0;
-  byId("empty").hidden = !empty;
-  byId("figures").hidden = empty;
-  if (!empty) {
-    showCards(data);
-    showWhere(data);
-    showLatency(data);
-    showTimeline(data);
-    showBreakdown("rules", "Route", data.by_rule);
-    showBreakdown("models", "Model", data.by_model);
-    showRecent(data.recent);
+function showTimes(root) {
+  for (const time of root.querySelectorAll("time[datetime]")) {
+    const at = new Date(time.dateTime);
+    const utc = time.dateTime.replace("T", " ").replace("Z", "");
+    const here = `${at.toLocaleDateString("sv-SE")} ${at.toLocaleTimeString("sv-SE")}`;
+    time.textContent = local ? here : utc;
+    time.title = local ? `${utc} UTC` : `${here} ${zone}`;
   }
-  byId("main").setAttribute("aria-busy", "false");
 }
 
 function say(text, className) {
-  put("state", text);
-  byId("state").className = `state ${className}`;
+  const state = byId("state");
+  if (state.textContent !== text) state.textContent = text;
+  state.className = `state ${className}`;
 }
 
 async function refresh() {
   clearTimeout(timer);
-  if (!document.hidden) {
+  if (!document.hidden && !paused) {
     try {
-      const answer = await fetch(`/dashboard/data.json?period=${period}`, { headers: { accept: "application/json" } });
+      const answer = await fetch(location.href, { headers: { accept: "text/html" } });
       if (answer.status === 401) return location.reload();
-      const data = await answer.json();
-      if (!answer.ok) throw new Error(data.error.message);
-      show(data);
+      const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const body = fresh.getElementById("main");
+      if (!answer.ok) throw new Error(body?.querySelector("[role=alert] p")?.textContent ?? `HTTP ${answer.status}`);
+      showTimes(body);
+      morph(main, body);
+      afterwards();
       say("Live", "live");
-      wait = EVERY_MS;
+      wait = every;
     } catch (error) {
-      say(error instanceof TypeError ? "The gateway does not answer; trying again" : `${error.message}; trying again`, "away");
+      const reason = error instanceof TypeError ? "The gateway does not answer" : error.message;
+      say(`${reason}; trying again`, "away");
       wait = Math.min(2 * wait, SLOWEST_MS);
     }
   }
   timer = setTimeout(refresh, wait);
 }
 
-for (const link of document.querySelectorAll("[data-period]")) {
-  if (link.dataset.period === period) link.setAttribute("aria-current", "page");
+// What the server cannot know: where it is reached, and whether this browser has paused.
+function afterwards() {
+  const first = byId("first-request");
+  if (first) first.textContent = first.textContent.replace("http://127.0.0.1:8080", location.origin);
+  const base = byId("base-url");
+  if (base) base.textContent = base.textContent.replace("http://127.0.0.1:8080", location.origin);
+  const pause = byId("pause");
+  if (pause) {
+    pause.hidden = false;
+    pause.textContent = paused ? "Go on" : "Pause";
+    pause.setAttribute("aria-pressed", String(paused));
+  }
 }
-put("first-request", `curl ${location.origin}/v1/chat/completions \\\n  -H 'content-type: application/json' \\\n  -d '{"model": "auto", "messages": [{"role": "user", "content": "What is the capital of France?"}]}'`);
-put("base-url", `OpenAI(base_url="${location.origin}/v1")`);
-document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
-refresh();
+
+main.addEventListener("click", (event) => {
+  if (event.target.closest("#pause")) {
+    paused = !paused;
+    afterwards();
+    if (paused) say("Paused", "");
+    else refresh();
+  }
+  const bar = event.target.closest("[data-href]");
+  if (bar?.dataset.href) location.href = bar.dataset.href;
+});
+
+const tip = byId("tip");
+main.addEventListener("pointermove", (event) => {
+  const bar = event.target.closest("[data-tip]");
+  tip.hidden = !bar;
+  if (!bar) return;
+  if (tip.textContent !== bar.dataset.tip) tip.textContent = bar.dataset.tip;
+  const left = Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 8);
+  const above = event.clientY + 18 + tip.offsetHeight > innerHeight;
+  tip.style.left = `${Math.max(8, left)}px`;
+  tip.style.top = `${above ? event.clientY - tip.offsetHeight - 10 : event.clientY + 18}px`;
+});
+main.addEventListener("pointerleave", () => { tip.hidden = true; });
+
+const themes = ["auto", "light", "dark"];
+const theme = byId("theme");
+function showTheme(name) {
+  if (name === "auto") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = name;
+  theme.textContent = `Theme: ${name}`;
+}
+theme.hidden = false;
+showTheme(document.documentElement.dataset.theme ?? "auto");
+theme.addEventListener("click", () => {
+  const next = themes[(themes.indexOf(document.documentElement.dataset.theme ?? "auto") + 1) % themes.length];
+  remember("farthing-theme", next);
+  showTheme(next);
+});
+
+const zoneButton = byId("zone");
+function showZone() {
+  zoneButton.textContent = local ? zone : "UTC";
+  zoneButton.setAttribute("aria-label", `Times in ${local ? zone : "UTC"}; switch to ${local ? "UTC" : zone}`);
+  showTimes(document);
+}
+zoneButton.hidden = false;
+zoneButton.addEventListener("click", () => {
+  local = !local;
+  remember("farthing-zone", local ? "local" : "utc");
+  showZone();
+});
+
+showZone();
+afterwards();
+if (every) {
+  say("Live", "live");
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
+  timer = setTimeout(refresh, wait);
+}
