@@ -118,7 +118,11 @@ class Fleet:
         if target is None or lacking:
             raise UpstreamUnavailable(f"{name}: {lacking}", connect=True)
         rest = target.backend.chat(request, timeout_s=left, watch=watch)
-        return Answer(name, await anext(rest), rest)
+        first = await anext(rest)
+        if first.final:  # that is all of it: the call is to come to its end now, and the target to be known as well
+            async for _ in rest:
+                pass
+        return Answer(name, first, rest)
 
     def _shun_host(self, name: str, error: UpstreamError) -> None:
         """The connect bound is waited for once, not once for each target behind the same host."""

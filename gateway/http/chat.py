@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
@@ -16,7 +14,7 @@ from gateway.http import errors, sse
 from gateway.http.body import read_body
 from gateway.http.parse import chat_request, new_id
 from gateway.http.peer import principal_of
-from gateway.http.protocol import LEAVING
+from gateway.http.protocol import LEAVING, WHOLE
 
 if TYPE_CHECKING:
     from gateway.pipeline import Reply
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from gateway.types import ChatRequest, Principal
 
 _log = log.get(__name__)
+_JSON = ("content-type", "application/json")
 _UNEXPECTED = "an unexpected error happened in the gateway"
 
 
@@ -71,18 +70,25 @@ class ChatEndpoint:
             raise Overloaded("too many requests at once", retry_after=1.0)
         raw = await read_body(receive, headers, view.settings.config.server.max_body_bytes)
         request = chat_request(raw, headers, request_id)
-        with _cancelled_when_left(scope["extensions"][LEAVING]) as client:
-            try:
-                await self._answer(request, principal, send)
-            except asyncio.CancelledError:
-                if not client.left:
-                    raise  # the server is stopping
-                client.task.uncancel()
+        client = _Client()
+        leaving = scope["extensions"][LEAVING]
+        leaving[client] = client.leave
+        try:
+            await self._answer(request, principal, scope, send)
+        except asyncio.CancelledError:
+            if not client.left:
+                raise  # the server is stopping
+            client.task.uncancel()
+        finally:
+            del leaving[client]
 
-    async def _answer(self, request: ChatRequest, principal: Principal, send: Send) -> None:
+    async def _answer(self, request: ChatRequest, principal: Principal, scope: Scope, send: Send) -> None:
         reply = await self._runtime.pipeline.answer(self._runtime.view, request, principal)
         try:
-            await _send(reply, send)
+            if reply.stream:
+                await _send_stream(reply, send)
+            else:
+                await scope["extensions"][WHOLE]([*reply.headers, _JSON], await anext(reply.body))
         except Exception as bug:
             raise _BrokenOff from bug
         finally:
@@ -92,7 +98,9 @@ class ChatEndpoint:
 class _Client:
     """The client of a request: ``left`` is True once it has hung up, and the request's task is then cancelled."""
 
-    def __init__(self, task: asyncio.Task[Any]) -> None:
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
         self.task, self.left = task, False
 
     def leave(self) -> None:
@@ -100,26 +108,8 @@ class _Client:
         self.task.cancel()
 
 
-@contextmanager
-def _cancelled_when_left(leaving: dict[object, object]) -> Iterator[_Client]:
-    task = asyncio.current_task()
-    assert task is not None
-    client = _Client(task)
-    leaving[client] = client.leave
-    try:
-        yield client
-    finally:
-        del leaving[client]
-
-
-async def _send(reply: Reply, send: Send) -> None:
+async def _send_stream(reply: Reply, send: Send) -> None:
     headers = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in reply.headers]
-    if not reply.stream:
-        body = await anext(reply.body)
-        headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-        return
     await send({"type": "http.response.start", "status": 200, "headers": [*sse.HEADERS, *headers]})
     async for data in reply.body:
         await send({"type": "http.response.body", "body": sse.event(data), "more_body": True})

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.backends import resilient, translate
+from gateway.backends.breaker import FAILURES_TO_OPEN
 from gateway.backends.fleet import Answer, Fleet, most_telling
 from gateway.backends.wire import request_body
 from gateway.config import GatewayConfig, ModelConfig, Settings, socket_path
@@ -109,6 +110,16 @@ async def test_what_only_the_local_model_cannot_do_leads_on(up: Upstream, fleet:
     up.plans = {"smollm2": Plan(status=400, error={"error": {"message": "no", "code": "invalid_request"}})}
     with pytest.raises(UpstreamRefused):
         await fleet.call(["small", "a"], chat())
+
+
+async def test_a_plain_answer_wipes_out_the_failures_before_it(up: Upstream, fleet: Fleet) -> None:
+    """Failures count in a row, and nobody reads a plain answer beyond its one chunk."""
+    for _ in range(FAILURES_TO_OPEN):
+        up.enqueue(Plan(status=500), Plan())
+        with pytest.raises(UpstreamUnavailable):
+            await fleet.call(["a"], chat())
+        assert (await fleet.call(["a"], chat())).first.final
+    assert fleet.unavailable("a") is None
 
 
 async def test_a_target_that_is_cooling_down_costs_no_time_and_no_attempt(up: Upstream, fleet: Fleet) -> None:
