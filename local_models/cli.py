@@ -11,7 +11,7 @@ import msgspec
 from local_models.catalog import Sampling
 from local_models.gguf import NotGGUF
 from local_models.quantize import QuantizeError, quantize_here
-from local_models.serving import Address, serve
+from local_models.serving import Address, Loading, serve
 
 EPILOG = """\
 examples:
@@ -53,8 +53,33 @@ def _chat_arguments(parser: argparse.ArgumentParser) -> None:
         help="context in tokens (default: the model's own, at most 8192)",
     )  # fmt: skip
     parser.add_argument(
+        "--slots", type=_count, default=0, metavar="N",
+        help="requests computed at once (default: 16, fewer where memory is short)",
+    )  # fmt: skip
+    parser.add_argument(
         "--max-queue", type=_count, default=32, metavar="N",
-        help="requests that may wait; any further one gets 503 (default: %(default)s)",
+        help="interactive requests that may wait; any further one gets 503 (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-batch-queue", type=_count, default=4096, metavar="N",
+        help="batch requests that may wait (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-wait", type=_seconds, default=60.0, metavar="SECONDS",
+        help="how long an interactive request may wait for a slot (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-stall", type=_factor, default=2.0, metavar="FACTOR",
+        help="how much longer than usual a step may get for another's prompt (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--gpu-layers", type=int, default=0, metavar="N", help="layers on Metal or CUDA, -1 for all (default: 0)"
+    )
+    parser.add_argument("--template", type=_existing, metavar="FILE", help="a chat template instead of the GGUF's own")
+    parser.add_argument("--lazy", action="store_true", help="load the model with the first request")
+    parser.add_argument(
+        "--idle-unload", type=_seconds, default=0.0, metavar="SECONDS",
+        help="unload the model after so long without a request (default: never)",
     )  # fmt: skip
     parser.add_argument(
         "--defaults", type=_sampling, default=Sampling(), metavar="JSON",
@@ -93,27 +118,47 @@ def _common_arguments(parser: argparse.ArgumentParser, threads: str) -> None:
 
 def _chat(args: argparse.Namespace) -> int:
     from local_models.chat.app import create_app
+    from local_models.chat.build import Wanted, build
     from local_models.chat.engine import Engine
+    from local_models.chat.metrics import Metrics
+    from local_models.chat.warmth import Warmth
+
+    metrics = Metrics()
+    wanted = Wanted(
+        path=args.model,
+        context=args.ctx,
+        threads=args.threads,
+        slots=args.slots,
+        gpu_layers=args.gpu_layers,
+        max_queue=args.max_queue,
+        max_batch_queue=args.max_batch_queue,
+        patience=args.max_wait,
+        stall=args.max_stall,
+        template=args.template.read_text(encoding="utf-8") if args.template else None,
+        verbose=args.verbose,
+    )
 
     def load() -> Engine:
-        from local_models.chat.model import Model
+        return build(wanted, metrics)
 
-        return Engine(Model(args.model, args.ctx, args.threads, args.verbose), args.max_queue)
-
-    return serve(load, lambda loading: create_app(loading, args.name, args.defaults), _address(args))
+    return serve(
+        lambda failed: Warmth(load, failed, args.lazy, args.idle_unload),
+        lambda warmth: create_app(warmth, args.name, args.defaults, metrics),
+        _address(args),
+    )
 
 
 def _embed(args: argparse.Namespace) -> int:
     from local_models.embed.app import create_app
     from local_models.embed.batcher import Batcher
-    from local_models.embed.model import Embedder
+    from local_models.embed.model import load as load_embedder
 
     name = args.name or args.model.resolve().name
 
     def load() -> Batcher:
-        return Batcher(Embedder(args.model, args.threads, args.verbose), args.max_queue)
+        return Batcher(load_embedder(args.model, args.threads, args.verbose), args.max_queue)
 
-    return serve(load, lambda loading: create_app(loading, name), _address(args))
+    return serve(lambda failed: Loading(load, failed), lambda loading: create_app(loading, name), _address(args))
 
 
 def _quantize(args: argparse.Namespace) -> int:
@@ -136,6 +181,20 @@ def _count(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("must be more than 0")
+    return value
+
+
+def _factor(text: str) -> float:
+    value = float(text)
+    if not 1 < value <= 100:
+        raise argparse.ArgumentTypeError("must be more than 1")
     return value
 
 

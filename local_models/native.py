@@ -12,7 +12,8 @@ import psutil
 def load_llama(verbose: bool = False) -> Any:
     """Import llama_cpp with calm threads and, unless verbose, without llama.cpp's own log below errors."""
     calm_openmp()
-    logging.getLogger("llama-cpp-python").setLevel(logging.DEBUG if verbose else logging.ERROR)
+    # Its table of levels is one off: what llama.cpp calls a warning passes for an error there.
+    logging.getLogger("llama-cpp-python").setLevel(logging.DEBUG if verbose else logging.CRITICAL)
     import llama_cpp
 
     return llama_cpp

@@ -13,7 +13,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import FrameType
-from typing import Generic, NoReturn, Protocol, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 import msgspec
 import uvicorn
@@ -146,12 +146,18 @@ class Address(msgspec.Struct, frozen=True):
     port: int = 0
 
 
-def serve(load: Callable[[], M], build: Callable[[Loading[M]], Starlette], address: Address) -> int:
-    """Serve until SIGTERM or Ctrl-C; streams get DRAIN_SECONDS to end. Returns 1 if the model did not load."""
+L = TypeVar("L", bound="Loading[Any]")
+
+
+def serve(make: Callable[[Callable[[], None]], L], build: Callable[[L], Starlette], address: Address) -> int:
+    """Serve until SIGTERM or Ctrl-C; streams get DRAIN_SECONDS to end. Returns 1 if the model did not load.
+
+    `make` gives what loads the model, from what is to be called when that fails.
+    """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     # uvicorn raises the signal again once it has drained: by then it only means a clean end.
     signal.signal(signal.SIGTERM, _end)
-    loading = Loading(load, failed=lambda: setattr(server, "should_exit", True))
+    loading = make(lambda: setattr(server, "should_exit", True))
     server = uvicorn.Server(_config(build(loading), address))
     with contextlib.suppress(KeyboardInterrupt, SystemExit):
         server.run()

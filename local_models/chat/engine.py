@@ -1,7 +1,7 @@
-"""The engine: one thread that owns the model, one request at a time, a bounded queue before it.
+"""The engine: one thread that owns the context and computes a step after another for whoever is there.
 
-What the outside sees is `Engine.submit(request)`, which gives a `Stream` of `Delta`s or refuses at once, and
-`Stream.aclose()`, which frees the engine within one token (one piece of PREFILL tokens while a prompt is computed).
+Requests join and leave between steps. What the outside sees is `Engine.submit(generation)`, which gives a `Stream` of
+`Delta`s or refuses at once, and `Stream.aclose()`, which frees the slot with the next step.
 """
 
 from __future__ import annotations
@@ -10,266 +10,219 @@ import asyncio
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from typing import Any
 
 import msgspec
 
-from local_models.chat.model import PREFILL, Model, Sampler
-from local_models.chat.text import TextStream
+from local_models.chat.batching import Batching
+from local_models.chat.context import Context
+from local_models.chat.cost import StepCost
+from local_models.chat.metrics import Metrics
+from local_models.chat.model import Model
+from local_models.chat.schedule import LANES, Lane, Limits, Queue
+from local_models.chat.stream import ContextOverflow, EngineFailed, Generation, Overloaded, Stream, deliver
+from local_models.chat.task import Task
 
 logger = logging.getLogger(__name__)
 
-Finish = Literal["stop", "length"]
+_LEAST_RETRY, _MOST_RETRY = 1.0, 60.0
+# Batch work waits for as long as it takes; a day bounds it all the same.
+_BATCH_PATIENCE = 86_400.0
+_SERVICE_RATE = 0.2
+_LOOK_SECONDS = 0.25
 
 
-class Overloaded(Exception):
-    """The queue is full; `retry_after` is when, in seconds, a place should be free."""
+class Options(msgspec.Struct, frozen=True):
+    """How many run (`slots`) and wait at once, each lane with a queue of its own; `patience`: seconds an interactive
+    request may wait for a slot; `context`: tokens one sequence may have; `idle_cells`: KV cells kept for reuse."""
 
-    def __init__(self, retry_after: float) -> None:
-        super().__init__(f"the model's queue is full, try again in {retry_after:.0f} s")
-        self.retry_after = retry_after
-
-
-class ContextOverflow(Exception):
-    """The prompt leaves no room for an answer in the model's context; both counts are in tokens."""
-
-    def __init__(self, prompt: int, context: int) -> None:
-        super().__init__(
-            f"This model's maximum context length is {context} tokens, but the messages are {prompt} tokens long "
-            "and at least one is needed for the answer. Please shorten the messages."
-        )
+    slots: int
+    context: int
+    idle_cells: int
+    max_queue: int = 32
+    max_batch_queue: int = 4096
+    patience: float = 60.0
+    stall: float = 2.0
 
 
-class EngineFailed(Exception):
-    """The answer broke off because the engine failed or was shut down."""
+class Load(msgspec.Struct, frozen=True):
+    """How busy it is: what the gateway's `max_wait` reads. Seconds and tokens per second, for one more request."""
 
-
-class Generation(msgspec.Struct, frozen=True):
-    """A request: prompt tokens, how to sample, when to stop.
-
-    `max_tokens` None goes on to the end of the context. A `reproducible` prompt is computed from its first token,
-    since reusing what the last request left changes batch shapes, and with them the last bits of the logits.
-    """
-
-    prompt: list[int]
-    sampler: Sampler = Sampler()
-    max_tokens: int | None = None
-    stop: tuple[str, ...] = ()
-    reproducible: bool = False
-
-
-class Timings(msgspec.Struct, frozen=True):
-    """Tokens and busy milliseconds, named as by llama.cpp's server: `prompt_n` computed, `cache_n` reused."""
-
-    prompt_n: int
-    cache_n: int
-    prompt_ms: float
-    predicted_n: int
-    predicted_ms: float
-
-
-class Delta(msgspec.Struct, frozen=True):
-    """The next piece of text; the last one has `finish` and `timings`."""
-
-    text: str
-    finish: Finish | None = None
-    timings: Timings | None = None
-
-
-class Stream:
-    """The deltas of one request: an async iterator, for one reader on the loop that submitted it."""
-
-    def __init__(self, generation: Generation, forget: Callable[[Stream], None]) -> None:
-        self.generation = generation
-        self.cancelled = False
-        self._forget = forget
-        self._loop = asyncio.get_running_loop()
-        self._deltas: asyncio.Queue[Delta | EngineFailed] = asyncio.Queue()
-        self._ended = False
-
-    def __aiter__(self) -> Stream:
-        return self
-
-    async def __anext__(self) -> Delta:
-        if self._ended:
-            raise StopAsyncIteration
-        delta = await self._deltas.get()
-        if isinstance(delta, EngineFailed):
-            self._ended = True
-            raise delta
-        self._ended = delta.finish is not None
-        return delta
-
-    async def aclose(self) -> None:
-        """Stop generating, or never start. Safe to call at any time, and again."""
-        self._ended = self.cancelled = True
-        self._forget(self)
-
-    def put(self, delta: Delta | EngineFailed) -> None:
-        """Called by the engine's thread."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._deltas.put_nowait, delta)
+    predicted_wait_seconds: float
+    tokens_per_second: float
+    total_tokens_per_second: float
+    slots: int
+    running: dict[Lane, int]
+    waiting: dict[Lane, int]
+    kv_cells: int
+    kv_cells_used: int
+    busy_seconds: float
+    batch_invariant: bool
 
 
 class Engine:
-    """Serves one model. `max_queue` requests wait, one runs, any further one is refused with Overloaded."""
+    """Serves one model to many requests at once."""
 
-    def __init__(self, model: Model, max_queue: int) -> None:
-        self.model = model
-        self._max_queue = max_queue
-        self._waiting: deque[Stream] = deque()
-        self._running: Stream | None = None
+    def __init__(self, model: Model, context: Context, options: Options, cost: StepCost, metrics: Metrics) -> None:
+        self.model, self.options, self.metrics = model, options, metrics
+        self._context, self._cost = context, cost
+        self._queue: Queue[Task] = Queue()
+        self._batching = Batching(context, cost, Limits(context.shape.batch, options.stall), options, metrics)
         self._preparing = 0
         self._closed = False
+        self._looked = 0.0
+        self._service_seconds = cost.seconds(1) * 64
         self._changed = threading.Condition()
-        self._mean_seconds = 1.0
-        self._sequence: list[int] = []
         # Templates and tokenising take milliseconds for a long prompt: off the event loop, but no crowd of threads.
         self._prompts = ThreadPoolExecutor(1, thread_name_prefix="prompt")
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    async def prompt(self, messages: list[dict[str, str]]) -> list[int]:
-        """Messages as tokens. The place in the queue is kept meanwhile, and for a `submit` right afterwards.
-
-        Raises Overloaded, TemplateRefused.
-        """
-        self._check_room()
+    async def prepare(self, work: Callable[[], Any]) -> Any:
+        """`work` (templates, tokenising, grammars) off the loop; it counts as waiting meanwhile."""
         self._preparing += 1
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._prompts, self.model.prompt, messages)
+            return await asyncio.get_running_loop().run_in_executor(self._prompts, work)
         finally:
             self._preparing -= 1
 
+    def check_room(self, lane: Lane) -> None:
+        """Raise Overloaded where one more request of this lane would not be taken."""
+        options = self.options
+        if lane == "batch":
+            full = self._queue.count("batch") >= options.max_batch_queue
+        else:
+            free = max(0, options.slots - self._batching.count("interactive"))
+            full = self._queue.count("interactive") + self._preparing >= options.max_queue + free
+        if full:
+            self.metrics.refused(lane)
+            raise Overloaded(self._retry_after(lane))
+
     def submit(self, generation: Generation) -> Stream:
         """Queue a request. Raises ContextOverflow, Overloaded; call it on a running event loop."""
-        if len(generation.prompt) >= self.model.context_length:
-            raise ContextOverflow(len(generation.prompt), self.model.context_length)
-        stream = Stream(generation, self._forget)
+        room = self.options.context - len(generation.prompt)
+        if room <= 0:
+            raise ContextOverflow(len(generation.prompt), self.options.context)
+        lane = generation.lane
+        patience = generation.patience or (self.options.patience if lane == "interactive" else _BATCH_PATIENCE)
         with self._changed:
-            self._check_room()
-            self._waiting.append(stream)
+            self.check_room(lane)
+            if (wait := self.predicted_wait(lane)) > patience:
+                self.metrics.refused(lane)
+                raise Overloaded(self._bounded(wait), f"it would wait about {wait:.0f} s")
+            stream = Stream(generation, self._forget)
+            self._queue.add(Task(stream, self.model, room, time.perf_counter() + patience))
             self._changed.notify()
         return stream
+
+    def predicted_wait(self, lane: Lane = "interactive") -> float:
+        """Seconds until one more request of this lane would get a slot. An interactive one takes a batch one's."""
+        slots, running = self.options.slots, self._batching.count
+        taken = running("interactive") + (running("batch") if lane == "batch" else 0)
+        ahead = self._queue.count("interactive") + (self._queue.count("batch") if lane == "batch" else 0)
+        step = self._cost.seconds(taken) if taken else 0.0
+        behind = ahead + 1 - (slots - taken)
+        return step if behind <= 0 else behind * self._service_seconds / slots
+
+    def load(self) -> Load:
+        """How busy it is now."""
+        running = {lane: self._batching.count(lane) for lane in LANES}
+        rows = min(self.options.slots, sum(running.values()) + 1)
+        step = self._cost.seconds(rows)
+        return Load(
+            predicted_wait_seconds=self.predicted_wait(),
+            tokens_per_second=1 / step,
+            total_tokens_per_second=rows / step,
+            slots=self.options.slots,
+            running=running,
+            waiting={lane: self._queue.count(lane) for lane in LANES},
+            kv_cells=self._context.shape.cells,
+            kv_cells_used=self._batching.cells,
+            busy_seconds=self._batching.busy_seconds,
+            batch_invariant=self._context.invariant,
+        )
 
     def close(self) -> None:
         """Break off what runs, refuse what waits, end the thread and free the model. Blocks for up to a step."""
         with self._changed:
             self._closed = True
-            for stream in [*self._waiting, self._running]:
-                if stream is not None:
-                    stream.cancelled = True
-                    stream.put(EngineFailed("the model process is shutting down"))
-            self._waiting.clear()
             self._changed.notify()
         self._thread.join()
         self._prompts.shutdown()
+        self._context.close()
         self.model.close()
 
-    def _check_room(self) -> None:
-        ahead = len(self._waiting) + self._preparing + (self._running is not None)
-        if ahead > self._max_queue:
-            raise Overloaded(min(max(self._mean_seconds * ahead, 1.0), 60.0))
+    def _retry_after(self, lane: Lane) -> float:
+        return self._bounded(self.predicted_wait(lane))
+
+    @staticmethod
+    def _bounded(seconds: float) -> float:
+        return min(max(seconds, _LEAST_RETRY), _MOST_RETRY)
 
     def _forget(self, stream: Stream) -> None:
         with self._changed:
-            if stream in self._waiting:
-                self._waiting.remove(stream)
-
-    def _next(self) -> Stream | None:
-        with self._changed:
-            self._running = None
-            self._changed.wait_for(lambda: self._waiting or self._closed)
-            self._running = None if self._closed else self._waiting.popleft()
-            return self._running
+            self._queue.remove(lambda task: task.stream is stream)
+            self._changed.notify()
 
     def _run(self) -> None:
-        while (stream := self._next()) is not None:
-            started = time.perf_counter()
-            try:
-                for delta in self._generate(stream):
-                    stream.put(delta)
-            except Exception as error:  # the thread's edge: it must outlive whatever one request can do to it
-                logger.exception("a request failed")
-                self._sequence = []
-                stream.put(EngineFailed(str(error)))
-            self._mean_seconds += 0.2 * (time.perf_counter() - started - self._mean_seconds)
-
-    def _generate(self, stream: Stream) -> Iterator[Delta]:
-        generation = stream.generation
-        started = time.perf_counter()
-        reused = self._reuse(generation)
-        if not self._prefill(stream, reused):
-            return
-        prefilled = time.perf_counter()
-        for text, finish, count in self._decode(stream):
-            if finish is None:
-                yield Delta(text)
-                continue
-            yield Delta(
-                text,
-                finish,
-                Timings(
-                    prompt_n=len(generation.prompt) - reused,
-                    cache_n=reused,
-                    prompt_ms=(prefilled - started) * 1e3,
-                    predicted_n=count,
-                    predicted_ms=(time.perf_counter() - prefilled) * 1e3,
-                ),
-            )
-
-    def _reuse(self, generation: Generation) -> int:
-        """Keep what the sequence has in common with the prompt; at least the last token is computed again."""
-        common = 0
-        if not generation.reproducible:
-            for old, new in zip(self._sequence, generation.prompt[:-1], strict=False):
-                if old != new:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or len(self._queue) or self._batching.tasks)
+                if self._closed:
                     break
-                common += 1
-        if not self.model.keep(common):
-            common = 0
-        self._sequence = generation.prompt[:common]
-        return common
+                self._admit(time.perf_counter())
+            self._step()
+        self._fail(
+            [*self._batching.end_all(), *self._queue.remove(lambda _: True)], "the model process is shutting down"
+        )
 
-    def _prefill(self, stream: Stream, start: int) -> bool:
-        prompt = stream.generation.prompt
-        for begin in range(start, len(prompt), PREFILL):
-            if stream.cancelled:
-                return False
-            piece = prompt[begin : begin + PREFILL]
-            self.model.decode(piece)
-            self._sequence += piece
-        return True
+    def _admit(self, now: float) -> None:
+        """Give the free slots away, after those that have waited too long have been refused."""
+        if now - self._looked >= _LOOK_SECONDS:
+            self._looked = now
+            self._refuse(self._queue.remove(lambda task: task.deadline < now and not task.drawn))
+        while task := self._queue.peek(self._batching.lanes(), self.options.slots):
+            if self._batching.full:
+                lost = self._batching.preempt(task.lane)
+                if lost is None:
+                    return
+                self._queue.take(task)
+                self._queue.back(lost)
+            elif not self._batching.fits(task):
+                return
+            else:
+                self._queue.take(task)
+            try:
+                self._batching.start(task, now)
+            except Exception as error:  # the thread's edge: a task that cannot be started concerns nobody else
+                logger.exception("a request cannot be started")
+                self._fail([task], str(error))
 
-    def _decode(self, stream: Stream) -> Iterator[tuple[str, Finish | None, int]]:
-        """Text, finish reason and tokens drawn so far, until the end or until nobody reads any more."""
-        model, generation = self.model, stream.generation
-        text = TextStream(generation.stop)
-        room = model.context_length - len(generation.prompt)
-        limit = min(generation.max_tokens or room, room)
-        chain = model.sampler(generation.sampler)
+    def _refuse(self, late: Sequence[Task]) -> None:
+        deliver((task.stream, Overloaded(self._retry_after(task.lane), "it waited too long")) for task in late)
+        for task in late:
+            self.metrics.refused(task.lane)
+
+    def _step(self) -> None:
         try:
-            for count in range(1, limit + 1):
-                if stream.cancelled:
-                    return
-                token = model.sample(chain)
-                if model.ends(token):
-                    yield text.rest(), "stop", count
-                    return
-                out = text.feed(model.piece(token))
-                if text.stopped:
-                    yield out, "stop", count
-                    return
-                if count == limit:
-                    yield out + text.rest(), "length", count
-                    return
-                if out:
-                    yield out, None, count
-                model.decode([token])
-                self._sequence.append(token)
-        finally:
-            model.free_sampler(chain)
+            ended, lost = self._batching.step()
+        except Exception as error:  # the thread's edge: it must outlive whatever one step can do to it
+            logger.exception("a step failed")
+            self._fail(self._batching.end_all(), str(error))
+            return
+        for task in ended:
+            if task.started_at:
+                seconds = time.perf_counter() - task.started_at
+                self._service_seconds += _SERVICE_RATE * (seconds - self._service_seconds)
+        if lost:
+            with self._changed:
+                for task in lost:
+                    self._queue.back(task)
+
+    def _fail(self, tasks: Sequence[Task], reason: str) -> None:
+        deliver((task.stream, EngineFailed(reason)) for task in tasks)
+        for task in tasks:
+            self.metrics.failed(task.lane)
+            task.close()

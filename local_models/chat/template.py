@@ -27,15 +27,17 @@ class ChatTemplate:
         )
         env.filters["tojson"] = _tojson
         env.globals.update(raise_exception=_raise, strftime_now=_now, bos_token=bos, eos_token=eos)
+        # A template that never mentions them leaves them out of the prompt without a word.
+        self.takes_tools = "tools" in source
         try:
             self._template = env.from_string(source)
         except TemplateError as error:
             raise TemplateRefused(f"the model's chat template does not compile: {error}") from error
 
-    def render(self, messages: list[dict[str, str]]) -> str:
+    def render(self, messages: list[dict[str, Any]], tools: list[Any] | None = None) -> str:
         """The prompt, up to where the assistant's answer begins. Raises TemplateRefused."""
         try:
-            return self._template.render(messages=messages, add_generation_prompt=True)
+            return self._template.render(messages=messages, tools=tools, add_generation_prompt=True)
         except (TemplateError, TypeError, ValueError) as error:
             raise TemplateRefused(str(error)) from error
 

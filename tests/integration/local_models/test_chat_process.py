@@ -27,7 +27,18 @@ QUEUE = 3
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     defaults = json.dumps({"temperature": 0.2, "top_p": 0.9})
-    arguments = ("--model", str(chat_model()), "--name", CHAT, "--ctx", "2048", "--max-queue", str(QUEUE))
+    arguments = (
+        "--model",
+        str(chat_model()),
+        "--name",
+        CHAT,
+        "--ctx",
+        "2048",
+        "--max-queue",
+        str(QUEUE),
+        "--slots",
+        "1",
+    )
     with served("chat", *arguments, "--defaults", defaults) as address:
         yield address
 
@@ -135,9 +146,25 @@ def test_a_prompt_past_the_context_is_refused_with_counts(client: openai.OpenAI)
     ("change", "param", "code"),
     [
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "unsupported"),
-        ({"n": 2}, "n", "unsupported"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "unsupported"),
-        ({"logprobs": True}, "logprobs", "unsupported"),
+        ({"n": 0}, "n", "invalid_request"),
+        ({"n": 17}, "n", "invalid_request"),
+        ({"response_format": {"type": "xml"}}, "response_format", "invalid_request"),
+        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format", "invalid_request"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"pattern": "a+"}}}},
+            "response_format",
+            "unsupported",
+        ),
+        ({"top_logprobs": 2}, "top_logprobs", "invalid_request"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_request"),
+        ({"logit_bias": {"99999999": 1}}, "logit_bias", "invalid_request"),
+        ({"logit_bias": {"1": 101}}, "logit_bias", "invalid_request"),
+        ({"top_k": -1}, "top_k", "invalid_request"),
+        (
+            {"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "7"}]},
+            "messages[1]",
+            "unsupported",
+        ),
         ({"messages": []}, "messages", "invalid_request"),
         ({"messages": "hi"}, "messages", "invalid_request"),
         ({"messages": [{"role": "wizard", "content": "hi"}]}, "messages[0].role", "invalid_request"),

@@ -1,33 +1,37 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
 import pytest
 
 from local_models.catalog import Sampling
-from local_models.chat.engine import Delta, Timings
-from local_models.chat.wire import Answer, ChatBody, Message, check_supported, generation, texts
+from local_models.chat.answer import Answer
+from local_models.chat.confidence import Confidence
+from local_models.chat.stream import Delta, Generation, Timings, TokenLogprob
+from local_models.chat.tools import Choice, Reader, choice
+from local_models.chat.wire import ChatBody, Message, check_supported, generations, grammar_of, texts
 from local_models.errors import InvalidRequest, Unsupported
+
+TOOL = {
+    "type": "function",
+    "function": {"name": "look", "parameters": {"type": "object", "properties": {"at": {"type": "string"}}}},
+}
+
+CUT_CALL = {"function": {"name": "f", "arguments": "{"}}
 
 
 def body(**fields: Any) -> ChatBody:
     return msgspec.convert({"messages": [{"role": "user", "content": "hi"}], **fields}, ChatBody)
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("tools", [{"type": "function"}]),
-        ("functions", [{}]),
-        ("n", 2),
-        ("response_format", {"type": "json_object"}),
-        ("logprobs", True),
-        ("top_logprobs", 3),
-        ("logit_bias", {"1": 1}),
-        ("audio", {"voice": "x"}),
-    ],
-)
+def generation(made: ChatBody, prompt: list[int], defaults: Sampling) -> Generation:
+    (only,) = generations(made, prompt, defaults)
+    return only
+
+
+@pytest.mark.parametrize(("field", "value"), [("functions", [{}]), ("audio", {"voice": "x"}), ("prediction", {"a": 1})])
 def test_what_is_not_done_here_is_named(field: str, value: Any) -> None:
     with pytest.raises(Unsupported) as caught:
         check_supported(body(**{field: value}))
@@ -53,8 +57,9 @@ def test_text_parts_are_joined_and_developer_is_system() -> None:
         (Message("user", [{"type": "text", "text": "a"}, {"type": "file"}]), "messages[0].content[1]", "unsupported"),
         (Message("user", [{"type": "text"}]), "messages[0].content[0].text", "invalid_request"),
         (Message("user", None), "messages[0].content", "invalid_request"),
-        (Message("tool", "42"), "messages[0]", "unsupported"),
-        (Message("assistant", None, [{"id": "1"}]), "messages[0]", "unsupported"),
+        (Message("function", "42"), "messages[0]", "unsupported"),
+        (Message("assistant", None, [{"id": "1"}]), "messages[0].tool_calls[0]", "invalid_request"),
+        (Message("assistant", None, [CUT_CALL]), "messages[0].tool_calls[0]", "invalid_request"),
     ],
 )  # fmt: skip
 def test_messages_that_cannot_be_rendered_are_refused_by_place(message: Message, param: str, code: str) -> None:
@@ -86,9 +91,78 @@ def test_empty_stop_strings_are_no_stop_and_too_many_are_refused() -> None:
 
 def test_a_plain_reply_is_the_fold_of_the_deltas() -> None:
     timings = Timings(prompt_n=5, cache_n=7, prompt_ms=1.0, predicted_n=2, predicted_ms=2.0)
-    reply = Answer("m").whole([Delta("a"), Delta("b", "stop", timings)])
+    reply = Answer("m").whole([[Delta("a"), Delta("b", "stop", timings)]])
     assert reply["choices"][0]["message"]["content"] == "ab"
     assert reply["choices"][0]["finish_reason"] == "stop"
     usage = {"prompt_tokens": 12, "completion_tokens": 2, "total_tokens": 14}
     assert reply["usage"] == {**usage, "prompt_tokens_details": {"cached_tokens": 7}}
     assert reply["timings"] is timings
+
+
+def test_each_choice_has_a_seed_of_its_own_and_the_same_ones_again() -> None:
+    seeds = [each.sampler.seed for each in generations(body(n=3, seed=7), [1], Sampling())]
+    assert seeds == [7, 8, 9]
+    several = Answer("m", 2).whole([[Delta("a", "stop", TIMES)], [Delta("b", "length", TIMES)]])
+    assert [each["message"]["content"] for each in several["choices"]] == ["a", "b"]
+    assert (several["usage"]["prompt_tokens"], several["usage"]["completion_tokens"]) == (12, 4)
+    assert several["timings"]["busy_seconds"] == 1.0
+
+
+TIMES = Timings(prompt_n=5, cache_n=7, prompt_ms=1.0, predicted_n=2, predicted_ms=2.0, busy_seconds=0.5)
+
+
+def test_the_lane_is_batch_only_where_it_says_so() -> None:
+    assert [body(priority=priority).lane for priority in ("batch", "interactive", "high", 3, None)] == [
+        "batch", "interactive", "interactive", "interactive", "interactive",
+    ]  # fmt: skip
+
+
+def test_confidence_travels_as_a_number_with_its_details() -> None:
+    sure = Confidence(mean_logprob=-0.5, min_logprob=-2.0, uncertain_share=0.25, tokens=4)
+    (chunk,) = Answer("m").chunks(0, Delta("a", confidence=sure))
+    assert 0.6 < chunk["confidence"] < 0.61
+    assert json.loads(msgspec.json.encode(chunk["confidence_details"])) == {
+        "mean_logprob": -0.5, "min_logprob": -2.0, "uncertain_share": 0.25, "tokens": 4,
+    }  # fmt: skip
+
+
+def test_half_a_character_has_its_bytes_in_the_logprobs() -> None:
+    (chunk,) = Answer("m").chunks(0, Delta("", logprobs=(TokenLogprob(b"\xe2\x82", -0.1, ((b"a", -3.0),)),)))
+    (token,) = chunk["choices"][0]["logprobs"]["content"]
+    assert token["bytes"] == [0xE2, 0x82]
+    assert token["top_logprobs"][0]["token"] == "a"
+
+
+def test_a_tool_is_offered_forced_or_left_out_as_asked() -> None:
+    tools = body(tools=[TOOL]).tools
+    assert choice(tools, "none") == Choice()
+    assert choice(tools, None).forced == ()
+    for wanted in ("required", {"type": "function", "function": {"name": "look"}}):
+        forced = choice(tools, wanted)
+        assert [tool.function.name for tool in forced.forced] == ["look"]
+        assert "look" in grammar_of(body(), forced)
+    with pytest.raises(InvalidRequest):
+        choice(tools, {"type": "function", "function": {"name": "other"}})
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_calls_are_read_from_any_split_of_the_text(size: int) -> None:
+    call = '<tool_call>\n{"name": "look", "arguments": {"at": "é"}}\n</tool_call>'
+    text = f"Well < now. {call}{call}"
+    reader = Reader()
+    out = [reader.feed(text[at : at + size]) for at in range(0, len(text), size)]
+    out.append(reader.feed("", last=True))
+    calls = [each for _, calls in out for each in calls]
+    assert "".join(content for content, _ in out) == "Well < now. "
+    assert [(each["index"], json.loads(each["function"]["arguments"])) for each in calls] == [
+        (0, {"at": "é"}),
+        (1, {"at": "é"}),
+    ]
+
+
+@pytest.mark.parametrize("text", ["<tool_call>no json</tool_call> then", "a <tool_call> that never ends", "1 <tool"])
+def test_what_only_looks_like_a_call_is_content(text: str) -> None:
+    reader = Reader()
+    parts = [*(reader.feed(letter) for letter in text), reader.feed("", last=True)]
+    assert "".join(content for content, _ in parts) == text
+    assert reader.calls == 0

@@ -1,0 +1,275 @@
+"""The running batch: sequences that share the context, and one step over all of them."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from local_models.chat import prefix, speculate
+from local_models.chat.context import Context, Logits, NoCells, Piece
+from local_models.chat.cost import StepCost
+from local_models.chat.metrics import Metrics
+from local_models.chat.schedule import Lane, Limits, Planner, victim
+from local_models.chat.stream import Delta, Event, Stream, deliver
+from local_models.chat.task import Task
+
+if TYPE_CHECKING:
+    from local_models.chat.engine import Options
+
+# A task is let in where the cache has room for its prompt and this much of an answer.
+_FORESIGHT = 256
+
+
+class Batching:
+    """Owned by the engine's thread; the counts may be read from any."""
+
+    def __init__(self, context: Context, cost: StepCost, limits: Limits, options: Options, metrics: Metrics) -> None:
+        self.tasks: list[Task] = []
+        self.busy_seconds = 0.0
+        self._context, self._cost, self._options, self._metrics = context, cost, options, metrics
+        self._planner = Planner(limits)
+        self._free = list(range(context.shape.sequences))
+        self._idle = prefix.Idle(options.idle_cells)
+        self._since: float | None = None
+
+    @property
+    def full(self) -> bool:
+        """Whether every slot is taken."""
+        return len(self.tasks) >= self._options.slots
+
+    @property
+    def cells(self) -> int:
+        """KV cells in use, those that sequences share counted for each."""
+        return sum(task.computed for task in self.tasks) + self._idle.cells
+
+    def lanes(self) -> list[Lane]:
+        """The lane of each running task."""
+        return [task.lane for task in self.tasks]
+
+    def count(self, lane: Lane) -> int:
+        """How many run in a lane."""
+        return sum(task.lane == lane for task in self.tasks)
+
+    def fits(self, task: Task) -> bool:
+        """Whether the cache has room for it beside what runs; what is idle makes way."""
+        if not self.tasks:
+            return True
+        need = len(task.tokens) + min(task.left, _FORESIGHT)
+        return sum(len(other.tokens) + 1 for other in self.tasks) + need <= self._context.shape.cells
+
+    def start(self, task: Task, now: float) -> None:
+        """Give a task a slot and a sequence, and whatever the cache has of its beginning. Raises GrammarRefused."""
+        sequence, computed = self._sequence(task)
+        first = not task.started_at
+        try:
+            task.start(sequence, computed, now)
+        except Exception:
+            self._release(sequence)
+            raise
+        self._follow(task)
+        self.tasks.append(task)
+        if first:
+            self._metrics.started(task.lane, now - task.queued_at)
+
+    def preempt(self, lane: Lane) -> Task | None:
+        """Free a slot for this lane, if there is one to be had; the task that lost it."""
+        task = victim(self.tasks, self._options.slots, lane)
+        if task:
+            self._leave(task)
+        return task
+
+    def end_all(self) -> list[Task]:
+        """Forget everything there is; the tasks that ran."""
+        tasks, self.tasks = self.tasks, []
+        self._context.clear()
+        self._idle.clear()
+        self._free = list(range(self._context.shape.sequences))
+        for task in tasks:
+            task.sequence, task.computed = -1, 0
+        return tasks
+
+    def step(self) -> tuple[list[Task], list[Task]]:
+        """Compute one step and send what it brought. The tasks that ended, and those that lost their slot.
+
+        Raises DecodeError.
+        """
+        begun = self._since or time.perf_counter()
+        ended = [task for task in self.tasks if task.stream.cancelled]
+        for task in ended:
+            self._leave(task)
+            task.close()
+            self._metrics.cancelled(task.lane)
+        self._share()
+        work = self._drafted(self._planner.plan([task for task in self.tasks if not task.leader], self._cost))
+        if not work:
+            self._since = None
+            return ended, []
+        try:
+            rows = self._context.decode([piece for _, piece in work])
+        except NoCells:
+            return ended, self._make_room()
+        deltas = self._draw(work, rows)
+        now = time.perf_counter()
+        self._charge(work, now - begun)
+        finished = self._send(deltas, now)
+        self._since = now if self.tasks else None
+        return ended + finished, []
+
+    def _drafted(self, plan: list[tuple[Task, int]]) -> list[tuple[Task, Piece]]:
+        """The plan as pieces of a batch, with drafts where they pay."""
+        total, rows = sum(count for _, count in plan), sum(task.decoding for task, _ in plan)
+        spare = min(self._context.shape.outputs - len(plan), self._context.shape.batch - total)
+        work = []
+        for task, count in plan:
+            tokens = task.tokens[task.computed : task.computed + count]
+            outputs = int(task.computed + count == len(task.tokens))
+            if task.decoding and task.generation.speculative and self._context.trims:
+                draft = self._draft(task, total, rows, spare)
+                tokens, outputs = tokens + draft, outputs + len(draft)
+                total, spare = total + len(draft), spare - len(draft)
+            work.append((task, Piece(task.sequence, task.computed, tokens, outputs)))
+        return work
+
+    def _draft(self, task: Task, total: int, rows: int, spare: int) -> list[int]:
+        most = min(speculate.LONGEST_DRAFT, spare, task.left - 1)
+        draft = task.draft(most) if most > 0 else []
+        task.guess = draft[0] if draft else None
+        if not draft:
+            return []
+        beside = total - rows
+        count = speculate.length(task.acceptance.rate, rows, len(draft), lambda size: self._cost.seconds(beside + size))
+        return draft[:count]
+
+    def _draw(self, work: list[tuple[Task, Piece]], rows: Logits) -> list[tuple[Task, Delta]]:
+        deltas, at = [], 0
+        for task, piece in work:
+            before = task.drawn
+            deltas += [(task, delta) for delta in self._advance(task, piece, rows[at : at + piece.outputs])]
+            at += piece.outputs
+            if task.drawn > before:
+                self._metrics.drew(task, task.drawn - before, time.perf_counter())
+        return deltas
+
+    def _advance(self, task: Task, piece: Piece, rows: Logits) -> list[Delta]:
+        """Draw from each row as long as the draft keeps coming true."""
+        drafted = max(0, piece.outputs - 1)
+        task.computed += len(piece.tokens) - drafted
+        deltas, right = [], 0
+        for place, row in enumerate(rows):
+            token, delta = task.draw(row)
+            deltas += [delta] if delta else []
+            if place == 0 and not drafted and task.guess is not None:
+                task.acceptance.would_have(token == task.guess)
+            if (
+                (delta and delta.finish)
+                or place == drafted
+                or token != piece.tokens[len(piece.tokens) - drafted + place]
+            ):
+                break
+            right += 1
+        if drafted:
+            task.computed += right
+            task.drafted, task.accepted = task.drafted + drafted, task.accepted + right
+            task.acceptance.record(right, drafted)
+            self._metrics.drafted(drafted, right)
+            if right < drafted:
+                self._context.trim(task.sequence, task.computed)
+        return deltas
+
+    def _charge(self, work: list[tuple[Task, Piece]], seconds: float) -> None:
+        """Share a step's time among its sequences by their tokens."""
+        self.busy_seconds += seconds
+        total = sum(len(piece.tokens) for _, piece in work)
+        for task, piece in work:
+            task.busy += seconds * len(piece.tokens) / total
+        self._cost.observe(total, seconds)
+        self._metrics.stepped(seconds)
+
+    def _send(self, deltas: list[tuple[Task, Delta]], now: float) -> list[Task]:
+        events: list[tuple[Stream, Event]] = []
+        finished = []
+        for task, delta in deltas:
+            if delta.finish:
+                finished.append(task)
+                delta = Delta(delta.text, delta.finish, task.timings(now), delta.confidence, delta.logprobs)
+            events.append((task.stream, delta))
+        # Who reads that an answer is complete finds its slot free.
+        for task in finished:
+            self._leave(task)
+            task.close()
+            self._metrics.finished(task, now)
+        deliver(events)
+        return finished
+
+    def _share(self) -> None:
+        """Let those who wait for another's prompt go on as soon as it is computed, or will not be."""
+        for task in self.tasks:
+            leader = task.leader
+            if leader is None:
+                continue
+            if leader.sequence < 0:
+                task.leader = None
+            elif leader.computed >= task.shared:
+                self._context.trim(task.sequence, 0)
+                self._context.copy(leader.sequence, task.sequence, task.shared)
+                task.cached += task.shared - task.computed
+                task.computed, task.leader = task.shared, None
+
+    def _follow(self, task: Task) -> None:
+        """Where a running task is computing the beginning of this prompt, wait for it rather than compute it twice."""
+        if not self._reuses(task):
+            return
+        for other in self.tasks:
+            if other.lane == "batch" and task.lane == "interactive":
+                continue
+            length = min(prefix.common(other.stream.prompt, task.stream.prompt), task.stream.prompt.size - 1)
+            if length >= max(task.computed, task.shared) + prefix.LEAST:
+                task.leader, task.shared = other, length
+
+    def _reuses(self, task: Task) -> bool:
+        return self._context.trims and (self._context.invariant or not task.generation.reproducible)
+
+    def _sequence(self, task: Task) -> tuple[int, int]:
+        """A sequence for a task, and how many of its first tokens are in it."""
+        match = self._idle.match(prefix.as_tokens(task.tokens)) if self._reuses(task) else None
+        if match is None:
+            return self._take_free(), 0
+        if match.whole or not self._free:
+            self._idle.take(match.sequence)
+            self._context.trim(match.sequence, match.length)
+            return match.sequence, match.length
+        self._idle.use(match.sequence)
+        sequence = self._free.pop()
+        self._context.copy(match.sequence, sequence, match.length)
+        return sequence, match.length
+
+    def _take_free(self) -> int:
+        if not self._free:
+            self._release(self._idle.oldest())
+        return self._free.pop()
+
+    def _leave(self, task: Task) -> None:
+        """A task gives up its slot; what it computed stays for whoever begins like it."""
+        self.tasks.remove(task)
+        sequence, task.leader = task.sequence, None
+        gone = self._idle.add(sequence, task.held()) if task.computed >= prefix.LEAST else [sequence]
+        task.sequence, task.computed, task.shared = -1, 0, 0
+        for each in gone:
+            self._release(each)
+
+    def _release(self, sequence: int) -> None:
+        self._context.trim(sequence, 0)
+        self._free.append(sequence)
+
+    def _make_room(self) -> list[Task]:
+        """The cache is full: what is idle goes first, then whoever came last, who will go on later."""
+        self._since = None
+        if len(self._idle):
+            self._release(self._idle.oldest())
+            return []
+        if len(self.tasks) == 1:
+            raise NoCells("the KV cache has no room for this request alone")
+        batch = [task for task in self.tasks if task.lane == "batch"]
+        task = (batch or self.tasks)[-1]
+        self._leave(task)
+        return [task]

@@ -1,0 +1,45 @@
+"""How sure the model was of its own answer, from the log-probabilities of the tokens it drew."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+# A token the model gave less than even odds: there was something else it might as well have said.
+UNCERTAIN = math.log(0.5)
+
+
+class Confidence(msgspec.Struct, frozen=True):
+    """Over the tokens so far: natural log-probabilities, and the share of tokens below even odds."""
+
+    mean_logprob: float
+    min_logprob: float
+    uncertain_share: float
+    tokens: int
+
+    @property
+    def score(self) -> float:
+        """0..1: the geometric mean of the tokens' probabilities."""
+        return math.exp(min(self.mean_logprob, 0.0))
+
+
+class Tally:
+    """Adds one token after another."""
+
+    def __init__(self) -> None:
+        self._sum, self._least, self._uncertain, self._tokens = 0.0, 0.0, 0, 0
+
+    def add(self, logprob: float) -> None:
+        """Count a token."""
+        self._sum += logprob
+        self._least = min(self._least, logprob)
+        self._uncertain += logprob < UNCERTAIN
+        self._tokens += 1
+
+    def so_far(self) -> Confidence | None:
+        """None before the first token."""
+        if not self._tokens:
+            return None
+        share = self._uncertain / self._tokens
+        return Confidence(self._sum / self._tokens, self._least, share, self._tokens)

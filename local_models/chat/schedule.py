@@ -1,0 +1,165 @@
+"""What the next step computes, and who gets the next slot. Knows nothing of models: numbers in, numbers out.
+
+Two lanes share the engine. *interactive* requests come first: while one of them waits for its first token, the batch
+lane's rows sit out (at most PAUSE steps in a row, so that batch work never stops altogether), and where every slot is
+taken one of the batch lane's is given up. *batch* requests fill what is idle; their prompts go in small pieces, so that
+an interactive request never waits long for the step under way to end.
+
+A prompt is computed in pieces, so large that the streams beside it see a gap of at most `stall` times their usual step.
+Of several prompts the oldest gets half of each piece and the shortest the rest: a short question overtakes a long
+document, which still gets on. (Sarathi-Serve's chunked prefill, https://arxiv.org/abs/2403.02310.)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, Literal, Protocol, TypeVar
+
+import msgspec
+
+from local_models.chat.cost import StepCost
+
+Lane = Literal["interactive", "batch"]
+LANES: tuple[Lane, ...] = ("interactive", "batch")
+
+PAUSE = 8
+LEAST_PIECE = 8
+# The longest piece of a batch-lane prompt: about what a full step of single tokens takes.
+BATCH_PIECE = 64
+
+
+class Job(Protocol):
+    """A sequence as the scheduler sees it: tokens yet to compute, and whether that is one more token of an answer."""
+
+    @property
+    def lane(self) -> Lane: ...
+    @property
+    def pending(self) -> int: ...
+    @property
+    def decoding(self) -> bool: ...
+
+
+J = TypeVar("J", bound=Job)
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """`batch` tokens a step at most; `stall`: how many times its usual step a running stream may be held up."""
+
+    batch: int
+    stall: float = 2.0
+
+
+class Planner:
+    """Chooses the tokens of each step."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._paused = 0
+
+    def plan(self, jobs: Sequence[J], cost: StepCost) -> list[tuple[J, int]]:
+        """Which jobs, oldest first, take part in the next step, and with how many of their pending tokens."""
+        urgent = any(job.lane == "interactive" and not job.decoding for job in jobs)
+        waiting = any(job.lane == "batch" for job in jobs)
+        pause = urgent and waiting and self._paused < PAUSE
+        self._paused = self._paused + 1 if pause else 0
+        taking = [job for job in jobs if job.lane == "interactive"] if pause else list(jobs)
+        rows = [job for job in taking if job.decoding][: self._limits.batch]
+        return [(job, 1) for job in rows] + self._pieces(taking, rows, cost)
+
+    def _pieces(self, taking: Sequence[J], rows: Sequence[J], cost: StepCost) -> list[tuple[J, int]]:
+        room = self._room(rows, cost)
+        pieces: list[tuple[J, int]] = []
+        for lane in LANES:
+            prompts = [job for job in taking if job.lane == lane and not job.decoding]
+            given = _share(prompts, room if lane == "interactive" else min(room, BATCH_PIECE))
+            pieces += given
+            room -= sum(count for _, count in given)
+        return pieces
+
+    def _room(self, rows: Sequence[Job], cost: StepCost) -> int:
+        """Prompt tokens beside these rows: bounded only by the streams that somebody watches."""
+        free = self._limits.batch - len(rows)
+        if not any(row.lane == "interactive" for row in rows):
+            return free
+        longest = self._limits.stall * cost.seconds(len(rows))
+        return min(free, max(LEAST_PIECE, cost.within(longest, self._limits.batch) - len(rows)))
+
+
+def _share(prompts: Sequence[J], room: int) -> list[tuple[J, int]]:
+    if not prompts or room <= 0:
+        return []
+    oldest, given = prompts[0], {}
+    given[0] = min(oldest.pending, room if len(prompts) == 1 else max(1, room // 2))
+    room -= given[0]
+    for at in sorted(range(1, len(prompts)), key=lambda at: prompts[at].pending):
+        given[at] = min(prompts[at].pending, room)
+        room -= given[at]
+    given[0] += min(oldest.pending - given[0], room)
+    return [(prompts[at], count) for at, count in sorted(given.items()) if count]
+
+
+class Queued(Protocol):
+    """What waits for a slot: its lane, and until when (on the clock of `Queue`'s caller) it is worth starting."""
+
+    @property
+    def lane(self) -> Lane: ...
+    @property
+    def deadline(self) -> float: ...
+
+
+Q = TypeVar("Q", bound=Queued)
+
+
+class Queue(Generic[Q]):
+    """Requests waiting for a slot, first come first served within a lane."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[Lane, deque[Q]] = {lane: deque() for lane in LANES}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._lanes.values()))
+
+    def count(self, lane: Lane) -> int:
+        """How many wait in a lane."""
+        return len(self._lanes[lane])
+
+    def add(self, item: Q) -> None:
+        """Wait at the end of its lane."""
+        self._lanes[item.lane].append(item)
+
+    def back(self, item: Q) -> None:
+        """Wait again, first in its lane: it had a slot and lost it."""
+        self._lanes[item.lane].appendleft(item)
+
+    def remove(self, unwanted: Callable[[Q], bool]) -> list[Q]:
+        """Take out what is unwanted."""
+        gone = [item for lane in self._lanes.values() for item in lane if unwanted(item)]
+        if gone:
+            lost = set(map(id, gone))
+            for lane, items in self._lanes.items():
+                self._lanes[lane] = deque(item for item in items if id(item) not in lost)
+        return gone
+
+    def peek(self, running: Iterable[Lane], slots: int) -> Q | None:
+        """Whose turn it is: the interactive lane's, unless the batch lane waits and has none of several slots."""
+        interactive, batch = (self._lanes[lane] for lane in LANES)
+        if batch and (not interactive or _below_floor(running, slots)):
+            return batch[0]
+        return interactive[0] if interactive else None
+
+    def take(self, item: Q) -> None:
+        """The head of a lane leaves the queue."""
+        popped = self._lanes[item.lane].popleft()
+        assert popped is item, "only the head of a lane is taken"
+
+
+def _below_floor(running: Iterable[Lane], slots: int) -> bool:
+    return slots >= 4 and "batch" not in set(running)
+
+
+def victim(running: Sequence[J], slots: int, lane: Lane) -> J | None:
+    """The job that gives up its slot for one of `lane` where all are taken: the batch lane's last to come, or none."""
+    batch = [job for job in running if job.lane == "batch"]
+    kept = 1 if slots >= 4 else 0
+    return batch[-1] if lane == "interactive" and len(batch) > kept else None
