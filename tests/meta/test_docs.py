@@ -23,15 +23,22 @@ _LINK = re.compile(r"\]\((?P<target>[^)#\s]+)(?:#[^)]*)?\)")
 _ROW = re.compile(r"^\| `(?P<key>[^`]+)` \| (?:`(?P<default>[^`]+)`|(?P<words>[^|]+)) \|", re.MULTILINE)
 
 
+# Prices inside a price have the keys of a price: listed once, by docs/prices.md told what they mean.
+REPEATED = (config.RatesConfig, config.TiersConfig)
+
+
 def settings_of(struct: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every key with its default, as written in the table: nested structs by dots, lists by ``[]``."""
     hints = get_type_hints(struct)
     for field in msgspec.structs.fields(struct):
         kind, many = _struct_in(hints[field.name])
-        if kind is None or many or field.default is None:
-            yield prefix + field.name, field.default
-        if kind is not None:
-            yield from settings_of(kind, f"{prefix}{field.name}{'[]' if many else ''}.")
+        key = prefix + field.encode_name
+        if kind in REPEATED:
+            yield key, None
+        elif kind is None or many or field.default is None:
+            yield key, field.default
+        if kind is not None and kind not in REPEATED:
+            yield from settings_of(kind, f"{key}{'[]' if many else ''}.")
 
 
 def _struct_in(hint: Any) -> tuple[type[Any] | None, bool]:
@@ -57,6 +64,12 @@ def test_every_setting_is_documented_with_its_default() -> None:
     assert rows.pop("models")
     documented = {key: value for key, value in rows.items() if key in known or "." in key}
     assert documented == known
+
+
+def test_every_key_of_a_price_is_explained() -> None:
+    table = (ROOT / "docs" / "prices.md").read_text().split("## Writing a price")[1].split("## Commands")[0]
+    told = {key for row in re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}
+    assert told == {field.encode_name for field in msgspec.structs.fields(config.PriceConfig)}
 
 
 def test_the_default_models_are_documented() -> None:
