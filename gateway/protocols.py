@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from gateway.types import ChatRequest, Chunk, Features, LedgerEntry, Score
+    from gateway.types import ChatRequest, Chunk, Content, Features, LedgerEntry, Score
 
 
 class Backend(Protocol):
@@ -72,8 +72,20 @@ class LedgerStore(Protocol):
         """The newest rows first."""
         ...
 
+    async def append_encoded(self, entries: Sequence[bytes]) -> int:
+        """What ``append`` does, for the JSON of entries as they come from the stream. Raises LedgerRefused."""
+        ...
+
+    async def rate(self, scores: Mapping[str, float]) -> list[str]:
+        """Put feedback (−1 … 1 by request id) on rows; the last counts. Returns the requests that have no row."""
+        ...
+
+    async def put_contents(self, kept: Sequence[Content]) -> None:
+        """Keep prompts and answers, as their policy says; the first of a request stays."""
+        ...
+
     async def summary(self, since_ms: int, until_ms: int) -> Mapping[str, Any]:
-        """Totals and breakdowns of a period, from the rollups: see :mod:`gateway.ledger.reports`."""
+        """Totals and breakdowns of a period, from the rollups: see :mod:`gateway.ledger.summary`."""
         ...
 
     async def put_key(self, record: Mapping[str, Any]) -> None:

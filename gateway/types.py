@@ -282,3 +282,22 @@ class LedgerEntry(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     consented: bool = False
     feedback: float | None = None
     detail: dict[str, Any] = {}
+
+
+class Content(Frozen, frozen=True, kw_only=True):
+    """A prompt and its answer, kept only where a policy says so, until ``expires_ms``.
+
+    They are stored as they come: whoever hands them over has redacted or encrypted them, and says how in ``form``
+    (``plain``, ``redacted``, ``encrypted:<key id>``).
+    """
+
+    request_id: str
+    ts_ms: int
+    expires_ms: int
+    prompt: bytes
+    answer: bytes
+    form: str = "plain"
+    organisation: str = "default"
+    team: str = ""
+    key_id: str = ""
+    end_user: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from gateway.cli.options import AsJson, Config, Problem, print_json, print_table
 
 if TYPE_CHECKING:
     from gateway.config import Settings
+    from gateway.ledger.answers import Difference
 
 _MONEY = ("cost_nano", "baseline_nano", "saved_nano")
 
@@ -24,6 +26,8 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """What was spent and saved, by rule, model and key; read from the ledger."""
+    import msgspec
+
     from gateway.ledger import reports
     from gateway.ledger.errors import LedgerAway, LedgerRefused
 
@@ -37,16 +41,14 @@ def report(
     except (LedgerAway, LedgerRefused) as error:
         raise Problem(f"the ledger cannot be read: {error}") from None
     if as_json:
-        print_json(dict(summary) | ({"wrong": [_shown(one) for one in wrong]} if verify else {}))
+        print_json(dict(summary) | ({"wrong": [msgspec.to_builtins(one) for one in wrong]} if verify else {}))
     else:
         _print_report(summary)
         _print_verdict(verify, wrong)
     raise typer.Exit(1 if wrong else 0)
 
 
-async def _read(
-    chosen: Settings, period: tuple[int, int], verify: bool
-) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
+async def _read(chosen: Settings, period: tuple[int, int], verify: bool) -> tuple[Mapping[str, Any], list[Difference]]:
     from gateway.ledger.store import SqlStore
     from gateway.ledger.where import ledger_url
 
@@ -55,12 +57,6 @@ async def _read(
         return await store.summary(*period), await store.verify() if verify else []
     finally:
         await store.close()
-
-
-def _shown(difference: Mapping[str, Any]) -> dict[str, Any]:
-    import msgspec
-
-    return {name: msgspec.to_builtins(value) for name, value in difference.items()}
 
 
 def _print_report(summary: Mapping[str, Any]) -> None:
@@ -86,10 +82,12 @@ def _group_row(row: Mapping[str, Any]) -> tuple[str, ...]:
     return (row["name"] or "–", *counts, usd(row["cost_nano"]), usd(row["saved_nano"]), *times)
 
 
-def _print_verdict(verify: bool, wrong: list[dict[str, Any]]) -> None:
+def _print_verdict(verify: bool, wrong: list[Difference]) -> None:
     if not verify:
         return
     typer.echo()
     for one in wrong:
-        typer.echo(f"{one['table']} at {one['start_ms']}: rows say {one['rows']}, the rollup {one['rollup']}")
+        at = datetime.fromtimestamp(one.start_ms / 1000, UTC).isoformat(timespec="minutes")
+        where = ", ".join(f"{name} {value or '–'}" for name, value in one.series.items())
+        typer.echo(f"{one.table} {at} ({where}): rows say {one.rows}, the rollup {one.rollup}")
     typer.echo(f"{len(wrong)} differences" if wrong else "verified: every rollup equals the rows it sums up")

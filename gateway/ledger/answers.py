@@ -165,3 +165,10 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     series: dict[str, str]
     rows: Measures | None
     rollup: Measures | None
+
+
+class Erased(msgspec.Struct, frozen=True, kw_only=True):
+    """What an erasure has touched: rows that no longer say who, and contents that are gone."""
+
+    rows: int
+    contents: int

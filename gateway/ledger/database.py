@@ -8,12 +8,14 @@ from typing import Any
 
 from sqlalchemy import Connection, event, make_url
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from gateway.ledger.errors import LedgerAway, LedgerRefused
 
 BUSY_S = 5.0
-_BAD_VALUE = ("22", "23")
+_BAD_VALUE = ("22", "23", "54")
+# Deleted content is overwritten where it stood: an erasure has to leave nothing behind.
+_WRITER_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "cache_size=-65536")
 
 
 def engine(url: str, *, writer: bool) -> AsyncEngine:
@@ -34,7 +36,7 @@ def _sqlite(url: str, *, writer: bool) -> AsyncEngine:
     def connected(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON") if writer else ("query_only=ON",):
+        for pragma in _WRITER_PRAGMAS if writer else ("query_only=ON",):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
@@ -50,6 +52,27 @@ def lock_writers(connection: Connection) -> None:
     """One writing transaction at a time, also while two processes each believe that they are the leader."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7305219)")
+
+
+async def overwritten(engine_: AsyncEngine) -> None:
+    """Let nothing deleted be found in the files any longer: SQLite's log still holds pages as they were, and
+    PostgreSQL keeps dead rows until it is told to write the tables anew.
+    """
+    async with engine_.connect() as connection:
+        if connection.dialect.name == "sqlite":
+            await _checkpoint(connection)
+        else:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            await connection.exec_driver_sql("VACUUM")
+
+
+async def _checkpoint(connection: AsyncConnection) -> None:
+    """Outside any transaction; it waits for readers for as long as a writer would wait for the lock."""
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    async with driver.execute("PRAGMA wal_checkpoint(TRUNCATE)") as cursor:
+        busy, *_ = await cursor.fetchone()
+    if busy:
+        raise LedgerAway("somebody is reading the ledger: what was deleted is still in its log")
 
 
 @contextmanager

@@ -2,21 +2,23 @@
 
 A bucket is 2^(1/8) wide, so a percentile is off by at most 4.4 %: bucket ``i`` holds ``(2^((i-25)/8), 2^((i-24)/8)]``
 milliseconds. The first takes everything up to 0.125 ms, the last everything beyond 35 minutes. Only buckets that hold
-something are kept (``{bucket: count}``); stored as JSON ``[bucket, count, bucket, count, …]``.
+something are kept (``{bucket: count}``); stored as little-endian 64-bit words, ``bucket << 48 | count`` each, so that
+many of them are added up in one go (:func:`merged`) by whoever reads a long period.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-
-import msgspec
+import struct
+from collections.abc import Iterable, Sequence
 
 Histogram = dict[int, int]
 
 _PER_OCTAVE = 8
 _OFFSET = 3 * _PER_OCTAVE
 _LAST = _OFFSET + 21 * _PER_OCTAVE
+_SHIFT = 48
+_COUNT = (1 << _SHIFT) - 1
 
 
 def bucket(milliseconds: float) -> int:
@@ -51,10 +53,32 @@ def _percentile(histogram: Histogram, rank: float) -> float | None:
     return None
 
 
-def encode(histogram: Histogram) -> str:
-    return msgspec.json.encode([part for item in sorted(histogram.items()) for part in item]).decode()
+def share_under(histogram: Histogram, milliseconds: float) -> float | None:
+    """The share (0 … 1) that took less; within the bucket of ``milliseconds`` it is interpolated. None where empty."""
+    total = sum(histogram.values())
+    if not total:
+        return None
+    place = _PER_OCTAVE * math.log2(milliseconds) + _OFFSET
+    full = math.ceil(place)
+    below = sum(count for index, count in histogram.items() if index < full)
+    return (below + histogram.get(full, 0) * (place - full + 1)) / total
 
 
-def decode(text: str) -> Histogram:
-    flat: list[int] = msgspec.json.decode(text, type=list[int])
-    return dict(zip(flat[::2], flat[1::2], strict=True))
+def encode(histogram: Histogram) -> bytes:
+    words = [index << _SHIFT | count for index, count in sorted(histogram.items())]
+    return struct.pack(f"<{len(words)}Q", *words)
+
+
+def decode(data: bytes) -> Histogram:
+    return {word >> _SHIFT: word & _COUNT for word in struct.unpack(f"<{len(data) // 8}Q", data)}
+
+
+def merged(encoded: Sequence[bytes]) -> Histogram:
+    """The sum of stored histograms."""
+    import numpy as np
+
+    words = np.frombuffer(b"".join(encoded), dtype="<u8")
+    # Not bincount with weights: those are doubles.
+    counts = np.zeros(_LAST + 1, dtype=np.int64)
+    np.add.at(counts, (words >> np.uint64(_SHIFT)).astype(np.intp), (words & np.uint64(_COUNT)).astype(np.int64))
+    return {int(index): int(counts[index]) for index in np.flatnonzero(counts)}

@@ -1,101 +1,203 @@
-"""Answers folded from rollup cells."""
+"""Answers from the rollups: the narrowest cut that has a question's dimensions, summed up where the data is.
+
+Whole days of a period come from the daily rollup and the hours before and after them from the hourly one. Sums are
+the database's work; only histograms are brought here, and added up in one go.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Select, Table, func, literal, select
 
-from gateway.ledger import histogram, writing
-from gateway.ledger.answers import (
-    Breakdown,
-    Dimension,
-    Group,
-    Line,
-    Measures,
-    Order,
-    Page,
-    Period,
-    Timeline,
-    Times,
-    Where,
-)
-from gateway.ledger.rollups import COUNTERS, DIMENSIONS, Cell, Place
-from gateway.ledger.tables import ledger
+from gateway.ledger import histogram
+from gateway.ledger.answers import Breakdown, Dimension, Group, Line, Measures, Order, Period, Timeline, Times, Where
+from gateway.ledger.histogram import Histogram
+from gateway.ledger.rollups import COUNTERS, CUTS, DAY_MS, DIMENSIONS, HOUR_MS, Cut
+from gateway.ledger.tables import rollup_day, rollup_hour, series
 
-Placed = tuple[int, dict[str, str], Cell]
-_EMPTY = Measures()
+STEPS_MAX = 12_000
+_NOTHING = (0,) * len(COUNTERS)
+_ALL = ""
+
+Sums = tuple[int, ...]
+Part = tuple[Table, int, int]
+Key = tuple[int, str]
+"""Start of a step (0: the whole period), value of the dimension that is grouped by."""
 
 
-def narrowed(cells: Iterable[tuple[Place, Cell]], where: Where) -> list[Placed]:
-    placed = [(start, dict(zip(DIMENSIONS, names, strict=True)), cell) for (start, names), cell in cells]
-    return [one for one in placed if all(one[1].get(name) in values for name, values in where.items())]
+def measures(sums: Sums, latency: Histogram | None = None, ttft: Histogram | None = None) -> Measures:
+    """Counters in the order of ``COUNTERS`` and their histograms, as they are told."""
+    fields: dict[str, Any] = dict(zip(COUNTERS, sums, strict=True))
+    return Measures(**fields, latency_ms=_times(latency or {}), ttft_ms=_times(ttft or {}))
 
 
-def measures(cells: Iterable[Cell]) -> Measures:
-    total = Cell(sums=[0] * len(COUNTERS))
-    for cell in cells:
-        total.add(cell)
-    fields: dict[str, Any] = dict(zip(COUNTERS, total.sums, strict=True))
-    return Measures(**fields, latency_ms=_times(total.latency), ttft_ms=_times(total.ttft))
+def totals(connection: Connection, period: Period, where: Where) -> Measures:
+    question = _Question(connection, period, None, where, None)
+    key = (0, _ALL)
+    return measures(question.sums().get(key, _NOTHING), *question.histograms().get(key, ({}, {})))
 
 
-def _times(counts: histogram.Histogram) -> Times:
-    return Times(**dict(zip(("p50", "p95", "p99"), histogram.percentiles(counts), strict=True)))
-
-
-def _grouped(placed: Iterable[Placed], by: Dimension | None) -> dict[str, list[Placed]]:
-    groups: dict[str, list[Placed]] = {}
-    for one in placed:
-        groups.setdefault(one[1].get(by, "") if by else "", []).append(one)
-    return groups
-
-
-def breakdown(placed: Sequence[Placed], by: Dimension, order: Order, limit: int) -> Breakdown:
-    groups = [Group(name, measures(one[2] for one in members)) for name, members in _grouped(placed, by).items()]
-    groups.sort(key=lambda group: (-getattr(group.measures, order), group.name))
-    first = tuple(groups[:limit])
-    others = {group.name for group in groups[limit:]}
-    rest = measures(cell for _, names, cell in placed if names.get(by, "") in others)
-    return Breakdown(by=by, groups=first, rest=rest, distinct=len(groups))
+def breakdown(
+    connection: Connection, period: Period, by: Dimension, where: Where, order: Order, limit: int
+) -> Breakdown:
+    question = _Question(connection, period, by, where, None)
+    names, distinct = question.first(order, limit)
+    sums, times = question.sums(names), question.histograms(names)
+    groups = tuple(
+        Group(name, measures(sums.get((0, name), _NOTHING), *times.get((0, name), ({}, {})))) for name in names
+    )
+    rest = _NOTHING
+    if distinct > len(names):
+        rest = _minus(question.sums(apart=False).get((0, _ALL), _NOTHING), sums.values())
+    return Breakdown(by=by, groups=groups, rest=measures(rest), distinct=distinct)
 
 
 def timeline(
-    placed: Sequence[Placed], period: Period, by: Dimension | None, order: Order, limit: int, step_ms: int
+    connection: Connection,
+    period: Period,
+    by: Dimension | None,
+    where: Where,
+    order: Order,
+    limit: int,
+    step_ms: int,
 ) -> Timeline:
-    starts = tuple(range(period.since_ms - period.since_ms % step_ms, period.until_ms, step_ms))
-    if by is None:
-        return Timeline(by=by, step_ms=step_ms, starts=starts, lines=(_line("", placed, starts, step_ms),), rest=None)
-    names = [group.name for group in breakdown(placed, by, order, limit).groups]
-    groups = _grouped(placed, by)
-    others = [one for name, members in groups.items() if name not in names for one in members]
-    return Timeline(
-        by=by,
-        step_ms=step_ms,
-        starts=starts,
-        lines=tuple(_line(name, groups[name], starts, step_ms) for name in names),
-        rest=_line("", others, starts, step_ms) if others else None,
+    starts = _starts(period, step_ms)
+    question = _Question(connection, period, by, where, step_ms)
+    names, distinct = question.first(order, limit) if by else ([_ALL], 1)
+    sums, times = question.sums(names), question.histograms(names)
+    lines = tuple(
+        Line(name, tuple(measures(sums.get((at, name), _NOTHING), *times.get((at, name), ({}, {}))) for at in starts))
+        for name in names
     )
+    rest = None
+    if distinct > len(names):
+        everything = question.sums(apart=False)
+        shown = {at: [sums[at, name] for name in names if (at, name) in sums] for at in starts}
+        rest = Line(_ALL, tuple(measures(_minus(everything.get((at, _ALL), _NOTHING), shown[at])) for at in starts))
+    return Timeline(by=by, step_ms=step_ms, starts=starts, lines=lines, rest=rest)
 
 
-def _line(name: str, placed: Sequence[Placed], starts: Sequence[int], step_ms: int) -> Line:
-    steps: dict[int, list[Cell]] = {}
-    for start, _, cell in placed:
-        steps.setdefault(start - start % step_ms, []).append(cell)
-    return Line(name, tuple(measures(steps[start]) if start in steps else _EMPTY for start in starts))
+def cut_for(dimensions: Iterable[str]) -> Cut:
+    """The narrowest cut with these dimensions. Raises ValueError where rollups are not kept by them together."""
+    wanted = set(dimensions)
+    if unknown := wanted - set(DIMENSIONS):
+        raise ValueError(f"no such dimension: {', '.join(sorted(unknown))}")
+    found = next((cut for cut in CUTS if wanted <= set(cut.names)), None)
+    if found is None:
+        raise ValueError(f"rollups are not kept by {', '.join(sorted(wanted))} together")
+    return found
 
 
-def page(connection: Connection, period: Period, where: Where, after: str | None, limit: int) -> Page:
-    query = select(ledger).where(ledger.c.ts_ms >= period.since_ms, ledger.c.ts_ms < period.until_ms)
-    for name, values in where.items():
-        if name == "tag":
-            continue
-        query = query.where(ledger.c[name].in_(values))
-    if after is not None:
-        at, _, request_id = after.partition("-")
-        query = query.where(tuple_(ledger.c.ts_ms, ledger.c.request_id) < (int(at), request_id))
-    found = connection.execute(query.order_by(ledger.c.ts_ms.desc(), ledger.c.request_id.desc()).limit(limit)).all()
-    rows = tuple(writing.from_row(row) for row in found)
-    more = f"{rows[-1].ts_ms}-{rows[-1].request_id}" if len(rows) == limit else None
-    return Page(rows, more)
+def parts(period: Period, cut: Cut, step_ms: int | None) -> list[Part]:
+    """A period as whole days with the hours before and after them."""
+    since, until = period.since_ms, period.until_ms
+    if cut.daily_only:
+        return [(rollup_day, since - since % DAY_MS, until + -until % DAY_MS)]
+    first, last = since + -since % DAY_MS, until - until % DAY_MS
+    if first >= last or (step_ms is not None and step_ms % DAY_MS):
+        return [(rollup_hour, since, until)]
+    split = [(rollup_hour, since, first), (rollup_day, first, last), (rollup_hour, last, until)]
+    return [part for part in split if part[1] < part[2]]
+
+
+def _starts(period: Period, step_ms: int) -> tuple[int, ...]:
+    if step_ms <= 0 or step_ms % HOUR_MS:
+        raise ValueError("a step is a number of whole hours")
+    starts = range(period.since_ms - period.since_ms % step_ms, period.until_ms, step_ms)
+    if len(starts) > STEPS_MAX:
+        raise ValueError(f"more than {STEPS_MAX} steps")
+    return tuple(starts)
+
+
+class _Question:
+    """What is asked of the cells: a period, what to group by, what to narrow to, in which steps."""
+
+    def __init__(
+        self, connection: Connection, period: Period, by: Dimension | None, where: Where, step_ms: int | None
+    ) -> None:
+        self._connection, self._by, self._where, self._step_ms = connection, by, where, step_ms
+        self._cut = cut_for({*where, *([by] if by else [])})
+        self._parts = parts(period, self._cut, step_ms)
+
+    def first(self, order: Order, limit: int) -> tuple[list[str], int]:
+        """The names with the most of ``order``, and how many names there are."""
+        amounts: dict[str, int] = {}
+        for part in self._parts:
+            for _, name, amount in self._connection.execute(self._grouped(part, [order], None)):
+                amounts[name] = amounts.get(name, 0) + int(amount)
+        return sorted(amounts, key=lambda name: (-amounts[name], name))[:limit], len(amounts)
+
+    def sums(self, names: Sequence[str] | None = None, *, apart: bool = True) -> dict[Key, Sums]:
+        """Counters by step and name; not ``apart``: of all names together."""
+        found: dict[Key, Sums] = {}
+        for part in self._parts:
+            query = self._grouped(part, COUNTERS, names) if apart else self._together(part)
+            for at, name, *row in self._connection.execute(query):
+                known = found.get((at, name), _NOTHING)
+                found[at, name] = tuple(mine + int(more) for mine, more in zip(known, row, strict=True))
+        return found
+
+    def histograms(self, names: Sequence[str] | None = None) -> dict[Key, tuple[Histogram, ...]]:
+        """Latency and time to first token by step and name."""
+        kept: dict[Key, tuple[list[bytes], list[bytes]]] = {}
+        for part in self._parts:
+            cells = part[0].c
+            name: ColumnElement[str] = series.c[self._by] if self._by else literal(_ALL)
+            query = self._cells(part, names).add_columns(self._at(part[0]), name, cells.latency, cells.ttft)
+            if self._by:
+                query = query.join(series, series.c.id == cells.series)
+            for at, value, latency, ttft in self._connection.execute(query):
+                both = kept.setdefault((at, value), ([], []))
+                both[0].append(latency)
+                both[1].append(ttft)
+        return {key: tuple(histogram.merged(each) for each in both) for key, both in kept.items()}
+
+    def _grouped(self, part: Part, counters: Sequence[str], names: Sequence[str] | None) -> Select[Any]:
+        """Sums by step and name: first by the series' number, which is quick, then by its name."""
+        if not self._by:
+            return self._together(part)
+        table, at = part[0], self._at(part[0]).label("at")
+        columns = [func.sum(table.c[counter]).label(counter) for counter in counters]
+        inner = self._cells(part, names).add_columns(at, table.c.series, *columns)
+        summed = inner.group_by(table.c.series, at).subquery()
+        name = series.c[self._by].label("name")
+        outer = [func.sum(summed.c[counter]) for counter in counters]
+        query = select(summed.c.at, name, *outer).join_from(summed, series, series.c.id == summed.c.series)
+        return query.group_by(summed.c.at, name)
+
+    def _together(self, part: Part) -> Select[Any]:
+        at = self._at(part[0]).label("at")
+        columns = [func.sum(part[0].c[counter]) for counter in COUNTERS]
+        return self._cells(part, None).add_columns(at, literal(_ALL), *columns).group_by(at)
+
+    def _at(self, table: Table) -> ColumnElement[int]:
+        return table.c.start_ms - table.c.start_ms % self._step_ms if self._step_ms else literal(0)
+
+    def _cells(self, part: Part, names: Sequence[str] | None) -> Select[Any]:
+        """The cells in question."""
+        table, since, until = part
+        cells = table.c
+        narrowed = {name: list(values) for name, values in self._where.items()}
+        if self._by and names is not None:
+            narrowed[self._by] = [*names]
+        query = select().select_from(table)
+        query = query.where(cells.cut == self._cut.number, cells.start_ms >= since, cells.start_ms < until)
+        if narrowed:
+            chosen = select(series.c.id).where(series.c.cut == self._cut.number)
+            chosen = chosen.where(*(series.c[name].in_(values) for name, values in narrowed.items()))
+            query = query.where(cells.series.in_(chosen))
+        return query
+
+
+def _times(counts: Histogram) -> Times:
+    p50, p95, p99 = histogram.percentiles(counts)
+    under_100, under_300 = (histogram.share_under(counts, limit) for limit in (100, 300))
+    return Times(p50=p50, p95=p95, p99=p99, under_100=under_100, under_300=under_300)
+
+
+def _minus(total: Sums, parts_: Iterable[Sums]) -> Sums:
+    for part in parts_:
+        total = tuple(mine - theirs for mine, theirs in zip(total, part, strict=True))
+    return total

@@ -1,39 +1,90 @@
-"""Rows of the books folded into what reports read: counts, sums and histograms per hour (or day) and series."""
+"""Rows of the books folded into what reports read: counts, sums and histograms per hour (or day) and series.
+
+A *cut* is a set of dimensions that rollups are kept by: one for each question a page asks at a glance, so that its
+answer is a handful of cells however many rows there are, and ``every`` with all of them, for questions that combine
+some. A *series* is one combination of values of a cut's dimensions; organisation and team belong to each.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
+
+import msgspec
 
 from gateway.ledger import histogram
 from gateway.ledger.histogram import Histogram
-from gateway.types import LedgerEntry
 
+LONGEST_TAG = 256
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
-DIMENSIONS = ("organisation", "team", "key_id", "policy", "rule", "model", "served", "cache", "status")
+
+OWNERS = ("organisation", "team")
+COMBINED = (*OWNERS, "key_id", "policy", "rule", "model", "served", "cache", "status")
+DIMENSIONS = (*COMBINED, "project", "tag", "end_user")
 COUNTERS = (
-    "requests",
-    "prompt_tokens",
-    "completion_tokens",
-    "cached_tokens",
-    "cost_nano",
-    "baseline_nano",
-    "saved_nano",
-    "estimated",
-    "unpriced",
+    *("requests", "errors", "hits", "misses"),
+    *("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens"),
+    *("cost_nano", "embedding_nano", "verification_nano", "abandoned_nano", "baseline_nano", "saved_nano"),
+    *("busy_us", "decode_tokens", "decode_us", "estimated", "unpriced", "incomplete", "rated", "rating_milli"),
 )
 
-Dimensions = tuple[str, ...]
-Place = tuple[int, Dimensions]
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Dimensions kept together beside organisation and team. ``number`` is what the tables know it by."""
+
+    number: int
+    own: tuple[str, ...]
+    daily_only: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*OWNERS, *self.own)
+
+
+EVERY = Cut(0, COMBINED[2:])
+ALL = Cut(1, ())
+SINGLE = tuple(Cut(2 + index, (name,)) for index, name in enumerate(COMBINED[2:]))
+PROJECT, TAG, END_USER = Cut(20, ("project",)), Cut(21, ("tag",)), Cut(22, ("end_user",), daily_only=True)
+CUTS = (ALL, *SINGLE, PROJECT, TAG, END_USER, EVERY)
+"""The narrowest first: the first that has all dimensions of a question answers it."""
+
+FACTS = (
+    *("ts_ms", *COMBINED, "project", "tags", "end_user", "usage_source", "unpriced", "incomplete"),
+    *COUNTERS[4:16],
+    *("tokens_per_s", "duration_ms", "ttft_ms", "feedback"),
+)
+"""What of a row is counted; rows come as tuples in this order, ``tags`` as JSON text."""
+
+Facts = tuple[Any, ...]
+Place = tuple[int, int, tuple[str, ...]]
+"""Cut, start of the hour or day (epoch ms), values of the cut's dimensions."""
+
+_AT = {name: index for index, name in enumerate(FACTS)}
+NAMES = slice(1, 1 + len(COMBINED))
+"""Where the values of ``COMBINED`` are among a row's facts."""
+_TAGS, _TIMES = _AT["tags"], _AT["tokens_per_s"]
+_PROJECT, _USER, _SOURCE, _UNPRICED = _AT["project"], _AT["end_user"], _AT["usage_source"], _AT["unpriced"]
+_COMPLETION, _CACHE, STATUS = _AT["completion_tokens"], _AT["cache"], _AT["status"]
+_INCOMPLETE = _AT["incomplete"]
+_AMOUNTS = tuple((COUNTERS.index(name), _AT[name]) for name in COUNTERS[4:16])
+_HITS = frozenset(("exact", "semantic", "coalesced"))
+_FINE = frozenset(("ok", "cancelled"))
+_DERIVED = {
+    cut.number: itemgetter(*(COMBINED.index(name) for name in cut.names))
+    for cut in CUTS
+    if set(cut.names) <= set(COMBINED)
+}
 
 
 @dataclass(slots=True)
 class Cell:
     """What one series did in one period. ``sums`` are in the order of ``COUNTERS``."""
 
-    sums: list[int]
+    sums: list[int] = field(default_factory=lambda: [0] * len(COUNTERS))
     latency: Histogram = field(default_factory=dict)
     ttft: Histogram = field(default_factory=dict)
 
@@ -42,53 +93,86 @@ class Cell:
         histogram.merge(self.latency, other.latency)
         histogram.merge(self.ttft, other.ttft)
 
-    @property
-    def empty(self) -> bool:
-        return not any(self.sums) and not self.latency and not self.ttft
+    def count(self, row: Facts, sign: int) -> None:
+        """Add (or, with −1, take away) one row."""
+        sums, status, cache = self.sums, row[STATUS], row[_CACHE]
+        sums[0] += sign
+        if status not in _FINE:
+            sums[1] += sign
+        if cache in _HITS:
+            sums[2] += sign
+        elif cache == "miss":
+            sums[3] += sign
+        for index, at in _AMOUNTS:
+            if amount := row[at]:
+                sums[index] += sign * amount
+        if row[_SOURCE] == "estimated":
+            sums[18] += sign
+        if row[_UNPRICED]:
+            sums[19] += sign
+        if row[_INCOMPLETE]:
+            sums[20] += sign
+        rate, duration, ttft, feedback = row[_TIMES:]
+        if rate and row[_COMPLETION] > 1:
+            sums[16] += sign * (row[_COMPLETION] - 1)
+            sums[17] += sign * round((row[_COMPLETION] - 1) / rate * 1e6)
+        if feedback is not None:
+            sums[21] += sign
+            sums[22] += sign * round(feedback * 1000)
+        if status == "ok":
+            _tally(self.latency, duration, sign)
+            if ttft is not None:
+                _tally(self.ttft, ttft, sign)
 
 
-def dimensions(entry: LedgerEntry) -> Dimensions:
-    """The series of a row, in the order of ``DIMENSIONS``."""
-    return tuple(getattr(entry, name) for name in DIMENSIONS)
+def _tally(counts: Histogram, milliseconds: float, sign: int) -> None:
+    index = histogram.bucket(milliseconds)
+    counts[index] = counts.get(index, 0) + sign
 
 
-def fold(added: Iterable[LedgerEntry], removed: Iterable[LedgerEntry], width_ms: int) -> dict[Place, Cell]:
-    """What a change of rows does to the rollup of this width (ms): ``{(start_ms, dimensions): Cell}``."""
-    cells: dict[Place, Cell] = {}
-    for sign, entries in ((1, added), (-1, removed)):
-        for entry in entries:
-            place = (entry.ts_ms - entry.ts_ms % width_ms, dimensions(entry))
-            change = _one(entry, sign)
-            known = cells.setdefault(place, change)
-            if known is not change:
-                known.add(change)
-    return cells
+Cells = dict[Place, Cell]
 
 
-def _one(entry: LedgerEntry, sign: int) -> Cell:
-    sums = [
-        1,
-        entry.prompt_tokens,
-        entry.completion_tokens,
-        entry.cached_tokens,
-        entry.cost_nano,
-        entry.baseline_nano,
-        entry.saved_nano,
-        entry.usage_source == "estimated",
-        entry.unpriced,
-    ]
-    return Cell(
-        sums=[sign * int(value) for value in sums],
-        latency={histogram.bucket(entry.duration_ms): sign},
-        ttft={} if entry.ttft_ms is None else {histogram.bucket(entry.ttft_ms): sign},
-    )
+def fold(added: Iterable[Facts], removed: Iterable[Facts] = ()) -> tuple[Cells, Cells]:
+    """What a change of rows does to the rollups of hours and of days."""
+    hours: Cells = {}
+    days: Cells = {}
+    for sign, rows in ((1, added), (-1, removed)):
+        for row in rows:
+            start = row[0] - row[0] % HOUR_MS
+            names = row[NAMES]
+            _cell(hours, (EVERY.number, start, names)).count(row, sign)
+            if row[_PROJECT]:
+                _cell(hours, (PROJECT.number, start, (*names[:2], row[_PROJECT]))).count(row, sign)
+            if len(row[_TAGS]) > 2:
+                for tag in tags_of(row[_TAGS]):
+                    _cell(hours, (TAG.number, start, (*names[:2], tag))).count(row, sign)
+            if row[_USER]:
+                day = row[0] - row[0] % DAY_MS
+                _cell(days, (END_USER.number, day, (*names[:2], row[_USER]))).count(row, sign)
+    _derive(hours)
+    for (cut, start, names), cell in hours.items():
+        _cell(days, (cut, start - start % DAY_MS, names)).add(cell)
+    return hours, days
 
 
-def differences(expected: Mapping[Place, Cell], found: Mapping[Place, Cell]) -> list[dict[str, Any]]:
-    """Where rollups (``found``) do not say what the rows (``expected``) say; empty when they agree."""
-    wrong = []
-    for place in sorted(expected.keys() | found.keys()):
-        should, does = expected.get(place), found.get(place)
-        if should != does:
-            wrong.append({"start_ms": place[0], "series": place[1], "rows": should, "rollup": does})
-    return wrong
+def tags_of(text: str) -> set[str]:
+    """The tags of a row, as it keeps them (JSON text); one given twice counts once, a long one by its beginning."""
+    tags: list[str] = msgspec.json.decode(text, type=list[str])
+    return {tag[:LONGEST_TAG].replace("\0", "\ufffd") for tag in tags}
+
+
+def _cell(cells: Cells, place: Place) -> Cell:
+    found = cells.get(place)
+    if found is None:
+        found = cells[place] = Cell()
+    return found
+
+
+def _derive(hours: Cells) -> None:
+    """The narrower cuts, from the one that has every dimension."""
+    every = [(start, names, cell) for (cut, start, names), cell in hours.items() if cut == EVERY.number]
+    for cut, values in _DERIVED.items():
+        if cut != EVERY.number:
+            for start, names, cell in every:
+                _cell(hours, (cut, start, values(names))).add(cell)

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Table, delete, func, insert, select, union
+from sqlalchemy import Connection, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger import migrations, reading, reports, writing
-from gateway.ledger.answers import Breakdown, Dimension, Measures, Order, Page, Period, Timeline, Where
-from gateway.ledger.database import engine, lock_writers, translated
-from gateway.ledger.errors import LedgerRefused
-from gateway.ledger.rollups import DAY_MS, DIMENSIONS, HOUR_MS, Cell, Place, differences, fold
-from gateway.ledger.tables import ROLLUPS, keys, ledger, rollup_day, rollup_hour, series
-from gateway.types import LedgerEntry
-
-_COUNTED = (
-    *("request_id", "ts_ms", "duration_ms", "ttft_ms", "usage_source", "unpriced"),
-    *("prompt_tokens", "completion_tokens", "cached_tokens", "cost_nano", "baseline_nano", "saved_nano"),
+from gateway.ledger import contents, erasing, migrations, months, pages, reading, summary, verifying, writing
+from gateway.ledger.answers import (
+    Breakdown,
+    Difference,
+    Dimension,
+    Erased,
+    Measures,
+    Order,
+    Page,
+    Period,
+    Timeline,
+    Where,
 )
+from gateway.ledger.database import engine, lock_writers, overwritten, translated
+from gateway.ledger.errors import LedgerRefused
+from gateway.ledger.rollups import CUTS, DAY_MS, HOUR_MS, SINGLE, Cut
+from gateway.ledger.rows import entry_of, parse
+from gateway.ledger.tables import keys, ledger, rollup_day, rollup_hour, series, state
+from gateway.types import Content, LedgerEntry
+
+_T = TypeVar("_T")
+_EVER = (0, 1 << 53)
+_BY_KEY = next(cut for cut in SINGLE if cut.own == ("key_id",))
 
 
 class KeyDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,7 +61,8 @@ class SqlStore:
     """:class:`gateway.protocols.LedgerStore` over SQLAlchemy Core.
 
     Every method raises :class:`LedgerAway` where the database is locked, unreachable or not migrated yet, and
-    :class:`LedgerRefused` where it will never take a value.
+    :class:`LedgerRefused` where it will never take a value. What answers a question raises ValueError where the
+    rollups are not kept by the dimensions it combines.
     """
 
     def __init__(self, url: str, *, writer: bool = True) -> None:
@@ -61,46 +73,113 @@ class SqlStore:
         """A store that only reads; any process may hold one. It neither makes nor changes the database."""
         return cls(url, writer=False)
 
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+    # Writing
+
     async def migrate(self) -> None:
-        async with self._writing() as connection:
-            await connection.run_sync(migrations.upgrade)
+        """Bring the schema to the newest version; rollups that a new version counts differently are made anew."""
+        await self._write(migrations.upgrade)
+        if await self._read(_state, "rebuild"):
+            await self.rebuild()
+            await self._write(_forget_state, "rebuild")
 
     async def append(self, entries: Sequence[LedgerEntry]) -> int:
-        if not entries:
-            return 0
+        with translated():
+            return await self.append_encoded([msgspec.json.encode(entry) for entry in entries])
+
+    async def append_encoded(self, entries: Sequence[bytes]) -> int:
+        """What :meth:`append` does, for the JSON of entries as they come from the stream."""
+        try:
+            rows = [parse(entry) for entry in entries]
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise LedgerRefused(f"not a ledger entry: {error}") from None
+        return await self._write(writing.append, rows) if rows else 0
+
+    async def rate(self, scores: Mapping[str, float]) -> list[str]:
+        """Put feedback (−1 … 1 by request id) on rows; the last counts. Returns the requests that have no row."""
+        return await self._write(writing.rate, scores)
+
+    async def put_contents(self, kept: Sequence[Content]) -> None:
+        await self._write(contents.put, kept)
+
+    async def rebuild(self, since_ms: int = _EVER[0], until_ms: int = _EVER[1]) -> int:
+        """Make the rollups of the days in a time from their rows, a day a transaction. Returns how many days."""
+        days = await self._read(verifying.days, since_ms, until_ms)
+        for day in days:
+            await self._write(verifying.rebuild_day, day)
+        return len(days)
+
+    async def forget(self, rows_before_ms: int, now_ms: int) -> list[str]:
+        """Retention: drop the months of rows that lie wholly before a moment, with their hours (days stay), and the
+        contents whose time is over. Returns the months dropped. Nobody waits for it: see :mod:`gateway.ledger.months`.
+        """
+        over = await self._read(months.over, rows_before_ms)
+        for name in over:
+            for cut in CUTS:
+                await self._write(_drop_hours, cut, *months.bounds(name))
+            await self._drop_month(name)
+        while await self._write(contents.expire, now_ms):
+            pass
+        return over
+
+    async def erase(self, *, end_user: str | None = None, key_id: str | None = None) -> Erased:
+        """Take an end user or a key out of the books: see :mod:`gateway.ledger.erasing`."""
+        assert (end_user is None) != (key_id is None), "one of the two"
+        who, name = ("end_user", end_user) if end_user is not None else ("key_id", key_id)
+        erased = await self._write(erasing.erase, who, name)
+        with translated():
+            await overwritten(self._engine)
+        return erased
+
+    async def put_key(self, record: Mapping[str, Any]) -> None:
+        try:
+            definition = msgspec.convert(record, KeyDefinition)
+        except msgspec.ValidationError as error:
+            raise LedgerRefused(f"not the definition of a key: {error}") from None
+        row = msgspec.structs.asdict(definition) | {"tags": msgspec.json.encode(definition.tags).decode()}
         async with self._writing() as connection:
-            return await connection.run_sync(writing.append, entries)
+            await connection.execute(delete(keys).where(keys.c.hash == definition.hash))
+            await connection.execute(insert(keys), [row])
+
+    # Reading
 
     async def get(self, request_id: str) -> LedgerEntry | None:
         async with self._reading() as connection:
-            found = await connection.execute(select(ledger).where(ledger.c.request_id == request_id))
-            row = found.first()
-        return None if row is None else writing.from_row(row)
+            row = (await connection.execute(select(ledger).where(ledger.c.request_id == request_id))).first()
+        return None if row is None else entry_of(dict(row._mapping))
+
+    async def content(self, request_id: str) -> Content | None:
+        return await self._read(contents.get, request_id)
 
     async def recent(self, limit: int = 50) -> list[LedgerEntry]:
-        newest = select(ledger).order_by(ledger.c.ts_ms.desc(), ledger.c.request_id.desc()).limit(limit)
-        async with self._reading() as connection:
-            rows = (await connection.execute(newest)).all()
-        return [writing.from_row(row) for row in rows]
+        return list((await self.rows(Period(*_EVER), limit=limit)).rows)
 
-    async def summary(self, since_ms: int, until_ms: int) -> Mapping[str, Any]:
-        """See :func:`gateway.ledger.reports.summary`. A period begins and ends on the hour: it is widened to that."""
-        since, until = since_ms - since_ms % HOUR_MS, until_ms + -until_ms % HOUR_MS
-        cells: list[tuple[Place, Cell]] = []
-        async with self._reading() as connection:
-            for table, start, end in _parts(since, until):
-                cells += await connection.run_sync(_cells, table, start, end)
-        return reports.summary(cells, since, until)
+    async def rows(
+        self, period: Period, where: Where | None = None, *, after: str | None = None, limit: int = 50
+    ) -> Page:
+        """Rows of a period, newest first, from where the page before left off (``after`` = its ``next``)."""
+        return await self._read(pages.newest, period, where or {}, after, limit)
+
+    async def scan(
+        self, period: Period, where: Where | None = None, *, batch: int = 1000
+    ) -> AsyncIterator[list[LedgerEntry]]:
+        """All rows of a period in the order of time, some at once. What is written meanwhile may or may not be seen."""
+        after: pages.Mark | None = None
+        while some := await self._read(pages.oldest, period, where or {}, after, batch):
+            yield some
+            after = (some[-1].ts_ms, some[-1].request_id)
 
     async def totals(self, period: Period, where: Where | None = None) -> Measures:
         """What the requests of a period come to."""
-        return reading.measures(cell for _, _, cell in await self._chosen(period, where or {}))
+        return await self._read(reading.totals, period, where or {})
 
     async def breakdown(
         self, period: Period, by: Dimension, where: Where | None = None, *, order: Order = "cost_nano", limit: int = 20
     ) -> Breakdown:
         """The first ``limit`` values of ``by``, most of ``order`` first."""
-        return reading.breakdown(await self._chosen(period, where or {}), by, order, limit)
+        return await self._read(reading.breakdown, period, by, where or {}, order, limit)
 
     async def timeline(
         self,
@@ -114,54 +193,53 @@ class SqlStore:
     ) -> Timeline:
         """Measures over time, in steps of an hour up to two days and of a day beyond, unless ``step_ms`` says which."""
         step = step_ms or (HOUR_MS if period.until_ms - period.since_ms <= 2 * DAY_MS else DAY_MS)
-        return reading.timeline(await self._chosen(period, where or {}), period, by, order, limit, step)
+        return await self._read(reading.timeline, period, by, where or {}, order, limit, step)
 
-    async def rows(
-        self, period: Period, where: Where | None = None, *, after: str | None = None, limit: int = 50
-    ) -> Page:
-        """Rows of a period, newest first, from where the page before left off (``after`` = its ``next``)."""
-        async with self._reading() as connection:
-            return await connection.run_sync(reading.page, period, where or {}, after, limit)
-
-    async def _chosen(self, period: Period, where: Where) -> list[reading.Placed]:
-        cells: list[tuple[Place, Cell]] = []
-        async with self._reading() as connection:
-            for table, start, end in _parts(period.since_ms, period.until_ms):
-                cells += await connection.run_sync(_cells, table, start, end)
-        return reading.narrowed(cells, where)
+    async def summary(self, since_ms: int, until_ms: int) -> Mapping[str, Any]:
+        """See :func:`gateway.ledger.summary.summary`."""
+        return await self._read(summary.summary, Period(since_ms, until_ms))
 
     async def spent(self) -> dict[str, int]:
         """Nano-dollars each key has spent since the books began."""
-        sums = select(series.c.key_id, func.sum(rollup_day.c.cost_nano)).join_from(rollup_day, series)
+        sums = select(series.c.key_id, func.sum(rollup_day.c.cost_nano)).join_from(
+            rollup_day, series, series.c.id == rollup_day.c.series
+        )
         async with self._reading() as connection:
-            rows = await connection.execute(sums.group_by(series.c.key_id))
+            rows = await connection.execute(sums.where(rollup_day.c.cut == _BY_KEY.number).group_by(series.c.key_id))
             return {key_id: int(nano) for key_id, nano in rows}
-
-    async def put_key(self, record: Mapping[str, Any]) -> None:
-        try:
-            definition = msgspec.convert(record, KeyDefinition)
-        except msgspec.ValidationError as error:
-            raise LedgerRefused(f"not the definition of a key: {error}") from None
-        row = msgspec.structs.asdict(definition) | {"tags": msgspec.json.encode(definition.tags).decode()}
-        async with self._writing() as connection:
-            await connection.execute(delete(keys).where(keys.c.hash == definition.hash))
-            await connection.execute(insert(keys), [row])
 
     async def keys(self) -> list[dict[str, Any]]:
         async with self._reading() as connection:
             rows = await connection.execute(select(keys).order_by(keys.c.created_ms, keys.c.hash))
             return [dict(row._mapping) | {"tags": msgspec.json.decode(row.tags)} for row in rows]
 
-    async def verify(self) -> list[dict[str, Any]]:
-        """Where the rollups do not equal the rows, as ``{table, start_ms, series, rows, rollup}``; empty when right."""
-        wrong: list[dict[str, Any]] = []
-        async with self._reading(snapshot=True) as connection:
-            for day in await _days(connection):
-                wrong += await connection.run_sync(_verify_day, day)
+    async def verify(self, since_ms: int = _EVER[0], until_ms: int = _EVER[1]) -> list[Difference]:
+        """Where the rollups do not say what the rows say, day by day; empty when all is right.
+
+        A day is read as it stands at one moment, so it may be asked while rows are written.
+        """
+        wrong: list[Difference] = []
+        for day in await self._read(verifying.days, since_ms, until_ms):
+            async with self._reading(snapshot=True) as connection:
+                wrong += await connection.run_sync(verifying.verify_day, day)
         return wrong
 
-    async def close(self) -> None:
-        await self._engine.dispose()
+    async def _drop_month(self, name: str) -> None:
+        if self._engine.dialect.name == "sqlite":
+            await self._write(months.drop_from_sqlite, name)
+            return
+        with translated():
+            async with self._engine.connect() as connection:
+                await connection.execution_options(isolation_level="AUTOCOMMIT")
+                await months.drop_from_postgresql(connection, name)
+
+    async def _write(self, work: Callable[..., _T], *arguments: Any) -> _T:
+        async with self._writing() as connection:
+            return await connection.run_sync(work, *arguments)
+
+    async def _read(self, work: Callable[..., _T], *arguments: Any) -> _T:
+        async with self._reading() as connection:
+            return await connection.run_sync(work, *arguments)
 
     @asynccontextmanager
     async def _writing(self) -> AsyncIterator[AsyncConnection]:
@@ -179,33 +257,15 @@ class SqlStore:
                 yield connection
 
 
-def _parts(since: int, until: int) -> list[tuple[Table, int, int]]:
-    """A period as whole days with the hours before and after them."""
-    first, last = since + -since % DAY_MS, until - until % DAY_MS
-    if first >= last:
-        return [(rollup_hour, since, until)]
-    return [(rollup_hour, since, first), (rollup_day, first, last), (rollup_hour, last, until)]
+def _drop_hours(connection: Connection, cut: Cut, since_ms: int, until_ms: int) -> None:
+    cells = rollup_hour.c
+    within = (cells.cut == cut.number, cells.start_ms >= since_ms, cells.start_ms < until_ms)
+    connection.execute(delete(rollup_hour).where(*within))
 
 
-def _cells(connection: Connection, table: Table, start: int, end: int) -> list[tuple[Place, Cell]]:
-    within = select(table, *(series.c[name] for name in DIMENSIONS)).join_from(table, series)
-    rows = connection.execute(within.where(table.c.start_ms >= start, table.c.start_ms < end))
-    return [((row.start_ms, tuple(row[-len(DIMENSIONS) :])), writing.cell(row)) for row in rows]
+def _state(connection: Connection, name: str) -> str | None:
+    return connection.execute(select(state.c.value).where(state.c.name == name)).scalar()
 
 
-async def _days(connection: AsyncConnection) -> list[int]:
-    """Every day that has a row or a rollup, as the epoch milliseconds it starts at."""
-    starts = [ledger.c.ts_ms, *(table.c.start_ms for table, _ in ROLLUPS)]
-    rows = await connection.execute(union(*(select(start - start % DAY_MS) for start in starts)))
-    return sorted(row[0] for row in rows)
-
-
-def _verify_day(connection: Connection, day: int) -> list[dict[str, Any]]:
-    columns = [ledger.c[name] for name in (*_COUNTED, *DIMENSIONS)]
-    rows = connection.execute(select(*columns).where(ledger.c.ts_ms >= day, ledger.c.ts_ms < day + DAY_MS))
-    entries = [writing.from_row(row) for row in rows]
-    wrong: list[dict[str, Any]] = []
-    for table, width_ms in ROLLUPS:
-        found = dict(_cells(connection, table, day, day + DAY_MS))
-        wrong += [{"table": table.name} | each for each in differences(fold(entries, (), width_ms), found)]
-    return wrong
+def _forget_state(connection: Connection, name: str) -> None:
+    connection.execute(delete(state).where(state.c.name == name))

@@ -1,8 +1,9 @@
 """From the Redis stream to SQL: what workers settled becomes rows, each exactly once.
 
-A message of the stream ``Keys.ledger`` holds either ``e``, the JSON of a LedgerEntry, or ``k``, the JSON of the
-definition of an API key. It is acknowledged and deleted only after the transaction that holds it is on disk, so a
-writer may die anywhere: its successor is handed the same messages again, and the store knows the rows it has.
+A message of the stream ``Keys.ledger`` holds one thing: ``e``, the JSON of a LedgerEntry; ``k``, the JSON of the
+definition of an API key; ``f``, feedback as JSON (``{"request_id": …, "score": −1 … 1}``); or ``c``, a Content as
+MessagePack. It is acknowledged and deleted only after the transaction that holds it is on disk, so a writer may die
+anywhere: its successor is handed the same messages again, and the store knows what it has.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -18,7 +20,7 @@ from gateway import log
 from gateway.ledger.errors import LedgerAway, LedgerRefused
 from gateway.protocols import LedgerStore
 from gateway.redis_io import Keys
-from gateway.types import LedgerEntry
+from gateway.types import Content
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -39,6 +41,20 @@ _log = log.get(__name__)
 def dead_key(keys: Keys) -> str:
     """The stream of messages that could not be read or written; the newest ``DEAD_MAX`` are kept for a person."""
     return keys.ledger + ":dead"
+
+
+class Feedback(msgspec.Struct, frozen=True):
+    """What somebody thought of an answer."""
+
+    request_id: str
+    score: Annotated[float, msgspec.Meta(ge=-1, le=1)]
+
+
+@dataclass
+class _Batch:
+    entries: list[tuple[Message, bytes]] = field(default_factory=list)
+    scores: dict[str, float] = field(default_factory=dict)
+    contents: list[Content] = field(default_factory=list)
 
 
 class Drain:
@@ -120,29 +136,44 @@ class Drain:
 
     async def _write(self, messages: Sequence[Message]) -> None:
         """Put a batch into SQL, what cannot be put there into the dead stream, and let go of all of it."""
-        good: list[tuple[Message, LedgerEntry]] = []
-        dead: list[tuple[Message, str]] = []
-        for message in messages:
-            try:
-                if b"k" in message[1]:
-                    await self._store.put_key(msgspec.json.decode(message[1][b"k"]))
-                else:
-                    good.append((message, msgspec.json.decode(message[1][b"e"], type=LedgerEntry)))
-            except (msgspec.DecodeError, UnicodeDecodeError, KeyError, LedgerRefused) as error:
-                dead.append((message, f"{type(error).__name__}: {error}"))
-        dead += await self._append(good)
+        batch, dead = await self._sorted(messages)
+        dead += await self._append(batch.entries)
+        if batch.scores and (unknown := await self._store.rate(batch.scores)):
+            _log.warning("feedback on requests that have no row", requests=len(unknown))
+        if batch.contents:
+            await self._store.put_contents(batch.contents)
         await self._release(messages, dead)
         self.away = ""
 
-    async def _append(self, good: Sequence[tuple[Message, LedgerEntry]]) -> list[tuple[Message, str]]:
+    async def _sorted(self, messages: Sequence[Message]) -> tuple[_Batch, list[tuple[Message, str]]]:
+        """What the messages hold, and those that cannot be read."""
+        batch = _Batch()
+        dead: list[tuple[Message, str]] = []
+        for message in messages:
+            fields = message[1]
+            try:
+                if b"e" in fields:
+                    batch.entries.append((message, fields[b"e"]))
+                elif b"f" in fields:
+                    feedback = msgspec.json.decode(fields[b"f"], type=Feedback)
+                    batch.scores[feedback.request_id] = feedback.score
+                elif b"c" in fields:
+                    batch.contents.append(msgspec.msgpack.decode(fields[b"c"], type=Content))
+                else:
+                    await self._store.put_key(msgspec.json.decode(fields[b"k"]))
+            except (msgspec.DecodeError, UnicodeDecodeError, KeyError, LedgerRefused) as error:
+                dead.append((message, f"{type(error).__name__}: {error}"))
+        return batch, dead
+
+    async def _append(self, entries: Sequence[tuple[Message, bytes]]) -> list[tuple[Message, str]]:
         """Append a batch; where the database refuses it, halve it until the one row at fault stands alone."""
         try:
-            await self._store.append([entry for _, entry in good])
+            await self._store.append_encoded([entry for _, entry in entries])
         except LedgerRefused as error:
-            if len(good) == 1:
-                return [(good[0][0], str(error))]
-            middle = len(good) // 2
-            return await self._append(good[:middle]) + await self._append(good[middle:])
+            if len(entries) == 1:
+                return [(entries[0][0], str(error))]
+            middle = len(entries) // 2
+            return await self._append(entries[:middle]) + await self._append(entries[middle:])
         return []
 
     async def _release(self, messages: Sequence[Message], dead: Sequence[tuple[Message, str]]) -> None:

@@ -2,142 +2,141 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, Table, bindparam, delete, insert, select, tuple_, update
+from sqlalchemy import Connection, select
 
-from gateway.ledger import histogram
-from gateway.ledger.rollups import COUNTERS, DIMENSIONS, Cell, Dimensions, Place, dimensions, fold
-from gateway.ledger.tables import ROLLUPS, ledger, series
-from gateway.types import LedgerEntry
+from gateway.ledger import histogram, months, statements
+from gateway.ledger.rollups import CUTS, DAY_MS, DIMENSIONS, EVERY, Cells, Place, fold
+from gateway.ledger.rows import Row
+from gateway.ledger.statements import is_sqlite, many
+from gateway.ledger.tables import ENTRY_COLUMNS, ledger
 
-_Known = dict[tuple[int, int], Cell]
+_CUT_NAMES = {cut.number: cut.names for cut in CUTS}
+# A request's two rows, the settled and the swept one, carry the same time; clocks of two machines may differ.
+_APART_MS = 2 * DAY_MS
 
 
-def append(connection: Connection, entries: Iterable[LedgerEntry]) -> int:
+def append(connection: Connection, rows: Iterable[Row]) -> int:
     """Insert what is new; a ``crashed`` row gives way to a settled one. Returns the number of new requests."""
-    wanted = _one_each(entries)
-    known = _known_entries(connection, list(wanted))
-    replaced = [old for old in known.values() if _gives_way(old, wanted[old.request_id])]
-    new = [entry for entry in wanted.values() if entry.request_id not in known]
-    added = new + [wanted[old.request_id] for old in replaced]
-    if not added:
+    wanted = _one_each(rows)
+    if not wanted:
         return 0
-    if replaced:
-        connection.execute(delete(ledger).where(ledger.c.request_id.in_([old.request_id for old in replaced])))
-    connection.execute(insert(ledger), [to_row(entry) for entry in added])
-    series_ids = _series_ids(connection, {dimensions(entry) for entry in added + replaced})
-    for table, width_ms in ROLLUPS:
-        _roll_up(connection, table, fold(added, replaced, width_ms), series_ids)
+    months.ensure(connection, {months.month_of(row.ts_ms) for row in wanted.values()})
+    known = _known(connection, wanted)
+    wrong = [name for name, status in known.items() if status == "crashed" and not wanted[name].crashed]
+    new = [row for name, row in wanted.items() if name not in known]
+    change(connection, new + [wanted[name] for name in wrong], _rows(connection, wrong))
     return len(new)
 
 
-def _one_each(entries: Iterable[LedgerEntry]) -> dict[str, LedgerEntry]:
+def rate(connection: Connection, scores: Mapping[str, float]) -> list[str]:
+    """Put feedback on rows; the last one counts. Returns the requests that have no row."""
+    old = _rows(connection, list(scores))
+    at = ENTRY_COLUMNS.index("feedback")
+    new = [Row((*row.values[:at], scores[row.request_id], *row.values[at + 1 :])) for row in old]
+    changed = [(before, after) for before, after in zip(old, new, strict=True) if before.values != after.values]
+    change(connection, [after for _, after in changed], [before for before, _ in changed])
+    return sorted(scores.keys() - {row.request_id for row in old})
+
+
+def change(connection: Connection, added: Sequence[Row], removed: Sequence[Row]) -> None:
+    """Rows that go and rows that come, with what that does to the rollups."""
+    if not added and not removed:
+        return
+    for table, some in _by_table(connection, removed).items():
+        statement = f"DELETE FROM {table} WHERE request_id = ? AND ts_ms = ?"
+        many(connection, statement, [row.values[:2] for row in some])
+    hours, days = fold([row.facts for row in added], [row.facts for row in removed])
+    ids = series_ids(connection, hours.keys() | days.keys())
+    of_names = {values: ids[name_of(cut, values)] for cut, _, values in hours if cut == EVERY.number}
+    for table, some in _by_table(connection, added).items():
+        many(connection, statements.insert_row(table), [(*row.values, of_names[row.names]) for row in some])
+    add_cells(connection, "rollup_hour", hours, ids)
+    add_cells(connection, "rollup_day", days, ids)
+    if removed:
+        drop_empty(connection, hours, days)
+
+
+def name_of(cut: int, values: tuple[str, ...]) -> str:
+    return msgspec.json.encode((cut, *values)).decode()
+
+
+def series_ids(connection: Connection, places: Collection[Place]) -> dict[str, int]:
+    """``{name: id}`` of the series of these places; those not seen before are made."""
+    named = {name_of(cut, values): (cut, values) for cut, values in {(cut, values) for cut, _, values in places}}
+    ids = statements.series_ids(connection, list(named))
+    missing = [name for name in named if name not in ids]
+    if missing:
+        rows = [_series_row(name, *named[name]) for name in missing]
+        many(connection, statements.insert("series", statements.SERIES_COLUMNS), rows)
+        ids |= statements.series_ids(connection, missing)
+    return ids
+
+
+def _series_row(name: str, cut: int, values: tuple[str, ...]) -> tuple[Any, ...]:
+    given = dict(zip(_CUT_NAMES[cut], values, strict=True))
+    return (name, cut, *(given.get(dimension, "") for dimension in DIMENSIONS))
+
+
+def add_cells(connection: Connection, table: str, cells: Cells, ids: Mapping[str, int]) -> None:
+    """Add changes to the cells there are, which keep their histograms as one value each."""
+    if not cells:
+        return
+    placed = [((cut, start, ids[name_of(cut, values)]), cell) for (cut, start, values), cell in cells.items()]
+    known = statements.histograms(connection, table, [place for place, _ in placed])
+    rows = []
+    for place, cell in placed:
+        if place in known:
+            for mine, theirs in zip((cell.latency, cell.ttft), known[place], strict=True):
+                histogram.merge(mine, histogram.decode(theirs))
+        rows.append((*place, *cell.sums, histogram.encode(cell.latency), histogram.encode(cell.ttft)))
+    many(connection, statements.add_to_cell(table), rows)
+
+
+def drop_empty(connection: Connection, hours: Cells, days: Cells) -> None:
+    """A cell that came out empty goes: its only request was corrected away."""
+    for table, cells in (("rollup_hour", hours), ("rollup_day", days)):
+        starts = {(cut, start) for cut, start, _ in cells}
+        many(connection, f"DELETE FROM {table} WHERE cut = ? AND start_ms = ? AND requests = 0", list(starts))
+
+
+def _one_each(rows: Iterable[Row]) -> dict[str, Row]:
     """The first row of each request, unless that says ``crashed`` and a later one knows better."""
-    kept: dict[str, LedgerEntry] = {}
-    for entry in map(_clean, entries):
-        old = kept.get(entry.request_id)
-        if old is None or _gives_way(old, entry):
-            kept[entry.request_id] = entry
+    kept: dict[str, Row] = {}
+    for row in rows:
+        old = kept.get(row.request_id)
+        if old is None or (old.crashed and not row.crashed):
+            kept[row.request_id] = row
     return kept
 
 
-def _gives_way(old: LedgerEntry, new: LedgerEntry) -> bool:
-    return old.status == "crashed" and new.status != "crashed"
-
-
-def _clean(entry: LedgerEntry) -> LedgerEntry:
-    """PostgreSQL refuses NUL in text, and a client can send one (as ``user``): a row of money is not lost over it."""
-    dirty = {
-        name: value.replace("\0", "\ufffd")
-        for name, value in msgspec.structs.asdict(entry).items()
-        if isinstance(value, str) and "\0" in value
-    }
-    return msgspec.structs.replace(entry, **dirty) if dirty else entry
-
-
-def _known_entries(connection: Connection, ids: Sequence[str]) -> dict[str, LedgerEntry]:
-    rows = connection.execute(select(ledger).where(ledger.c.request_id.in_(ids)))
-    return {row.request_id: from_row(row) for row in rows}
-
-
-def _series_ids(connection: Connection, wanted: set[Dimensions]) -> dict[Dimensions, int]:
-    known = _find_series(connection, wanted)
-    missing = sorted(wanted - known.keys())
-    if missing:
-        connection.execute(insert(series), [dict(zip(DIMENSIONS, each, strict=True)) for each in missing])
-        known |= _find_series(connection, set(missing))
+def _known(connection: Connection, wanted: Mapping[str, Row]) -> dict[str, str]:
+    """``{request_id: status}`` of those that have a row."""
+    times = [row.ts_ms for row in wanted.values()]
+    since, until = min(times) - _APART_MS, max(times) + _APART_MS
+    known: dict[str, str] = {}
+    tables = months.within(connection, since, until) if is_sqlite(connection) else ["ledger"]
+    for table in tables:
+        known |= statements.statuses(connection, table, list(wanted), since, until)
     return known
 
 
-def _find_series(connection: Connection, wanted: set[Dimensions]) -> dict[Dimensions, int]:
-    columns = tuple_(*(series.c[name] for name in DIMENSIONS))
-    rows = connection.execute(select(series).where(columns.in_(sorted(wanted))))
-    return {tuple(row[1:]): row.id for row in rows}
+def _by_table(connection: Connection, rows: Sequence[Row]) -> dict[str, list[Row]]:
+    if not is_sqlite(connection):
+        return {"ledger": list(rows)} if rows else {}
+    tables: dict[str, list[Row]] = {}
+    for row in rows:
+        tables.setdefault(months.month_of(row.ts_ms), []).append(row)
+    return tables
 
 
-def _roll_up(connection: Connection, table: Table, changes: dict[Place, Cell], ids: dict[Dimensions, int]) -> None:
-    """Add the changes to the rollup rows; a row that comes out empty goes (its only request was corrected away)."""
-    starts = {start for start, _ in changes}
-    known = _cells(connection, table, starts, {ids[series_] for _, series_ in changes})
-    fresh: _Known = {}
-    changed: _Known = {}
-    for (start, series_), change in changes.items():
-        place = (start, ids[series_])
-        if place in known:
-            known[place].add(change)
-            changed[place] = known[place]
-        else:
-            fresh[place] = change
-    at = (table.c.start_ms == bindparam("at_start"), table.c.series == bindparam("at_series"))
-    gone = [_at(place) for place, cell in changed.items() if cell.empty]
-    kept = [_at(place) | _columns(cell) for place, cell in changed.items() if not cell.empty]
-    if gone:
-        connection.execute(delete(table).where(*at), gone)
-    if kept:
-        connection.execute(update(table).where(*at), kept)
-    if fresh:
-        rows = [{"start_ms": start, "series": id_} | _columns(cell) for (start, id_), cell in fresh.items()]
-        connection.execute(insert(table), rows)
-
-
-def _at(place: tuple[int, int]) -> dict[str, Any]:
-    return {"at_start": place[0], "at_series": place[1]}
-
-
-def _cells(connection: Connection, table: Table, starts: set[int], ids: set[int]) -> _Known:
-    rows = connection.execute(select(table).where(table.c.start_ms.in_(starts), table.c.series.in_(ids)))
-    return {(row.start_ms, row.series): cell(row) for row in rows}
-
-
-def cell(row: Row[Any]) -> Cell:
-    """The counted part of a rollup row."""
-    fields = row._mapping
-    return Cell(
-        sums=[fields[name] for name in COUNTERS],
-        latency=histogram.decode(fields["latency"]),
-        ttft=histogram.decode(fields["ttft"]),
-    )
-
-
-def _columns(cell_: Cell) -> dict[str, Any]:
-    sums = dict(zip(COUNTERS, cell_.sums, strict=True))
-    return sums | {"latency": histogram.encode(cell_.latency), "ttft": histogram.encode(cell_.ttft)}
-
-
-def to_row(entry: LedgerEntry) -> dict[str, Any]:
-    row = {name: getattr(entry, name) for name in ledger.c.keys()}  # noqa: SIM118
-    row["tags"] = msgspec.json.encode(entry.tags).decode()
-    row["detail"] = msgspec.json.encode(entry.detail).decode()
-    return row
-
-
-def from_row(row: Row[Any]) -> LedgerEntry:
-    """A row of the table, or those of its columns that were selected, as the value it was made from."""
-    fields = dict(row._mapping)
-    for name, type_ in (("tags", tuple[str, ...]), ("detail", dict[str, Any])):
-        if name in fields:
-            fields[name] = msgspec.json.decode(fields[name], type=type_)
-    return LedgerEntry(**fields)
+def _rows(connection: Connection, request_ids: Sequence[str]) -> list[Row]:
+    """The rows of a few requests."""
+    if not request_ids:
+        return []
+    columns = [ledger.c[name] for name in ENTRY_COLUMNS]
+    found = connection.execute(select(*columns).where(ledger.c.request_id.in_(request_ids)))
+    return [Row(tuple(row)) for row in found]

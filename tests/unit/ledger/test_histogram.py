@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import random
 
+import numpy as np  # noqa: F401 - loaded before anything is timed
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,3 +53,22 @@ def test_what_is_out_of_range_goes_to_the_ends() -> None:
     assert histogram.bucket(0) == histogram.bucket(-5) == histogram.bucket(0.1) == 0
     assert histogram.bucket(1e9) == histogram.bucket(float(2**21))
     assert histogram.percentiles({}) == [None, None, None]
+
+
+@given(st.lists(st.lists(durations, max_size=5), max_size=5))
+def test_many_stored_ones_add_up_at_once(parts: list[list[float]]) -> None:
+    stored = [histogram.encode(of(part)) for part in parts]
+    assert histogram.merged(stored) == of([value for part in parts for value in part])
+
+
+def test_large_counts_are_exact() -> None:
+    stored = [histogram.encode({7: 2**40 + 1, 190: 3})] * 3
+    assert histogram.merged(stored) == {7: 3 * (2**40 + 1), 190: 9}
+
+
+def test_shares_under_a_time() -> None:
+    values = [float(value) for value in range(1, 1001)]
+    assert histogram.share_under(of(values), 100) == pytest.approx(0.1, abs=0.005)
+    assert histogram.share_under(of(values), 300) == pytest.approx(0.3, abs=0.015)
+    assert histogram.share_under(of(values), 5000) == 1
+    assert histogram.share_under({}, 100) is None

@@ -1,0 +1,56 @@
+"""Taking a person out of the books: what was spent stays, who it was does not.
+
+Rows keep their money, model, rule and time. The end user or the key is replaced by a name that says nothing, the
+session, the tags and the inputs of the decision are emptied, kept contents are deleted.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Literal
+
+from sqlalchemy import Connection, delete, select
+
+from gateway.ledger import pages, writing
+from gateway.ledger.answers import Erased
+from gateway.ledger.rollups import EVERY
+from gateway.ledger.rows import Row, shortened
+from gateway.ledger.tables import ENTRY_COLUMNS, contents, rollup_day, series
+
+Who = Literal["end_user", "key_id"]
+_ALWAYS = (0, 1 << 53)
+_AT_ONCE = 500
+
+
+def erase(connection: Connection, who: Who, name: str) -> Erased:
+    """Erase an end user or a key. The database's own leavings are seen to by the store."""
+    name = shortened(name)
+    gone = connection.execute(delete(contents).where(contents.c[who] == name)).rowcount
+    replacement = f"erased-{secrets.token_hex(6)}"
+    count = 0
+    while rows := _some(connection, who, name):
+        writing.change(connection, [_blank(row, who, replacement) for row in rows], rows)
+        count += len(rows)
+    connection.execute(delete(series).where(series.c.id.not_in(select(rollup_day.c.series))))
+    return Erased(rows=count, contents=gone)
+
+
+def _some(connection: Connection, who: Who, name: str) -> list[Row]:
+    rows: list[Row] = []
+    for table in pages.tables(connection, *_ALWAYS):
+        query = select(*(table.c[column] for column in ENTRY_COLUMNS))
+        if who == "end_user":
+            query = query.where(table.c.end_user == name)
+        else:
+            theirs = select(series.c.id).where(series.c.cut == EVERY.number, series.c.key_id == name)
+            query = query.where(table.c.series.in_(theirs))
+        found = connection.execute(query.limit(_AT_ONCE - len(rows)))
+        rows += [Row(tuple(row)) for row in found]
+        if len(rows) == _AT_ONCE:
+            break
+    return rows
+
+
+def _blank(row: Row, who: Who, replacement: str) -> Row:
+    blank = {who: replacement, "session": "", "tags": "[]", "detail": "{}", "error": "", "cache_entry": ""}
+    return Row(tuple(blank.get(name, value) for name, value in zip(ENTRY_COLUMNS, row.values, strict=True)))
