@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gateway import __version__
-from gateway.cli import alerts, books, keys, models, policies, prices
+from gateway.cli import alerts, books, keys, models, policies, prices, reconcile
 from gateway.cli.options import Config, Problem, settings
 from gateway.errors import ConfigError, GatewayError, RedisAway
 
@@ -26,6 +26,7 @@ app.add_typer(prices.app, name="prices", help="What models cost, and where those
 app.command()(policies.check)
 app.command()(policies.explain)
 app.command()(books.report)
+app.command()(reconcile.reconcile)
 
 
 @app.command()

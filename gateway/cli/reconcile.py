@@ -1,0 +1,189 @@
+"""``gateway reconcile``: a provider's bill beside the books."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gateway.cli.options import AsJson, Config, Problem, print_json, print_table, settings
+
+if TYPE_CHECKING:
+    from gateway.config import ModelConfig, Settings
+    from gateway.reconcile.invoice import Invoice
+    from gateway.reconcile.match import Booked, Place, Result
+
+_DAY_MS = 86_400_000
+_MODELS_MAX = 1000
+
+Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="UTC; default: the invoice's own days")]
+
+
+def reconcile(
+    invoice: Annotated[Path, typer.Option("--invoice", metavar="FILE", exists=True, dir_okay=False)],
+    config: Config = None,
+    since: Day = None,
+    until: Day = None,
+    model: Annotated[list[str] | None, typer.Option(help="Only these configured models; repeatable")] = None,
+    tolerance: Annotated[float, typer.Option(min=0, help="US dollars that may differ, all in all")] = 0.01,
+    as_json: AsJson = False,
+) -> None:
+    """Hold an invoice against the books, by day and model, and say why they differ.
+
+    Reads OpenAI's and Anthropic's usage and cost exports, and any CSV with date, model, input_tokens, output_tokens,
+    cost_usd. Exit status 1 where more differs than the tolerance.
+    """
+    from gateway.ledger.errors import LedgerAway, LedgerRefused
+    from gateway.reconcile.invoice import InvoiceError, read_invoice
+
+    chosen = settings(config)
+    try:
+        bill = read_invoice(invoice.read_text(encoding="utf-8"))
+        days = _days(bill, since, until)
+    except (InvoiceError, UnicodeDecodeError) as error:
+        raise Problem(f"{invoice}: {error}") from None
+    try:
+        result = asyncio.run(_compare(chosen, bill, days, model or ()))
+    except (LedgerAway, LedgerRefused) as error:
+        raise Problem(f"the ledger cannot be read: {error}") from None
+    fits = result.wrong_nano <= tolerance * 1e9
+    if as_json:
+        print_json(_told(bill, days, result) | {"within_tolerance": fits})
+    else:
+        _show(bill, days, result)
+    raise typer.Exit(0 if fits else 1)
+
+
+def _days(bill: Invoice, since: datetime | None, until: datetime | None) -> tuple[date, date]:
+    from gateway.reconcile.invoice import InvoiceError
+
+    if not bill.days and not (since and until):
+        raise InvoiceError("no rows")
+    return (since.date() if since else bill.days[0]), (until.date() if until else bill.days[-1])
+
+
+async def _compare(chosen: Settings, bill: Invoice, days: tuple[date, date], only: Iterable[str]) -> Result:
+    import msgspec
+
+    from gateway.ledger.store import SqlStore
+    from gateway.ledger.where import ledger_url
+    from gateway.pricing import PriceBook
+    from gateway.reconcile.match import reconcile as match
+    from gateway.reconcile.names import plain
+    from gateway.types import Usage
+
+    models = _billed(chosen.config.models, bill, set(only))
+    prices = PriceBook.load(chosen.config.models)
+    names = {plain(model.upstream_name): model.name for model in models}
+
+    def reprice(model: str, usage: Usage) -> int | None:
+        name = names.get(model)
+        return None if name is None else prices.baseline_nano(name, usage)
+
+    store = SqlStore.reader(ledger_url(chosen))
+    try:
+        books = await _books(store, models, days)
+    finally:
+        await store.close()
+    lines = tuple(line for line in bill.lines if days[0] <= line.day <= days[1])
+    if only:
+        lines = tuple(line for line in lines if plain(line.model) in names)
+    return match(msgspec.structs.replace(bill, lines=lines), books, names, reprice)
+
+
+def _billed(models: Iterable[ModelConfig], bill: Invoice, only: set[str]) -> list[ModelConfig]:
+    """The models this bill should have: those chosen, else those of its vendor and those it names."""
+    from gateway.reconcile.names import plain, vendor
+
+    named = {plain(line.model) for line in bill.lines}
+
+    def wanted(model: ModelConfig) -> bool:
+        if model.is_local:
+            return False
+        if only:
+            return model.name in only
+        return not bill.vendor or vendor(model) == bill.vendor or plain(model.upstream_name) in named
+
+    return [model for model in models if wanted(model)]
+
+
+async def _books(store: Any, models: Iterable[ModelConfig], days: tuple[date, date]) -> dict[Place, Booked]:
+    """What the books have of these models, a day at a time from the daily rollups."""
+    from gateway.ledger.answers import Period
+    from gateway.reconcile.match import Booked
+    from gateway.reconcile.names import plain
+
+    upstream = {model.name: plain(model.upstream_name) for model in models}
+    books: dict[Place, Booked] = {}
+    day = days[0]
+    while day <= days[1]:
+        start = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
+        where = {"served": ("hosted", "none")}
+        found = await store.breakdown(Period(start, start + _DAY_MS), "model", where, limit=_MODELS_MAX)
+        for group in found.groups:
+            if group.name in upstream:
+                place = (day, upstream[group.name])
+                books[place] = _sum(books.get(place, Booked()), group.measures)
+        day += timedelta(days=1)
+    return books
+
+
+def _sum(before: Booked, more: Any) -> Booked:
+    """What was bought elsewhere for these requests (embeddings, other tries) is on other lines of a bill."""
+    from gateway.reconcile.match import Booked
+
+    elsewhere = more.embedding_nano + more.verification_nano + more.abandoned_nano
+    return Booked(
+        requests=before.requests + more.requests,
+        input_tokens=before.input_tokens + more.prompt_tokens,
+        cached_tokens=before.cached_tokens + more.cached_tokens,
+        output_tokens=before.output_tokens + more.completion_tokens,
+        cost_nano=before.cost_nano + more.cost_nano - elsewhere,
+        estimated=before.estimated + more.estimated,
+    )
+
+
+def _told(bill: Invoice, days: tuple[date, date], result: Result) -> Mapping[str, Any]:
+    import msgspec
+
+    from gateway.ledger.reports import dollars
+
+    totals = {
+        "invoice_nano": result.invoice_nano,
+        "books_nano": result.books_nano,
+        "difference_nano": result.invoice_nano - result.books_nano,
+    }
+    differences = [msgspec.structs.asdict(one) for one in result.differences]
+    told: dict[str, Any] = dollars({"totals": totals, "differences": differences})
+    exact: Any = msgspec.json.decode(msgspec.json.Encoder(decimal_format="number").encode(told))
+    return {"format": bill.format, "since": days[0].isoformat(), "until": days[1].isoformat(), **exact}
+
+
+def _show(bill: Invoice, days: tuple[date, date], result: Result) -> None:
+    from gateway.ledger.reports import usd
+
+    typer.echo(f"{bill.format}, {days[0]} to {days[1]} (UTC)")
+    rows = [
+        (
+            f"{one.since}" if one.since == one.until else f"{one.since} … {one.until}",
+            one.model,
+            one.kind.replace("_", " "),
+            usd(one.amount_nano),
+            usd(one.invoice_nano),
+            usd(one.books_nano),
+            one.text,
+        )
+        for one in result.differences
+    ]
+    if rows:
+        typer.echo()
+        columns = ("day", "model", "difference", "$", "invoice $", "books $", "why")
+        print_table(columns, rows, right=("$", "invoice $", "books $"))
+        typer.echo()
+    totals = (result.invoice_nano, result.books_nano, result.invoice_nano - result.books_nano)
+    invoice, books, difference = map(usd, totals)
+    typer.echo(f"invoice ${invoice}, books ${books}: difference ${difference}, in {len(rows)} findings")
