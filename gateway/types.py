@@ -132,6 +132,7 @@ class Usage(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     ``cache_write_1h_tokens`` are kept for an hour), ``audio_input_tokens``, ``image_input_tokens``. Parts of the
     completion: ``reasoning_tokens``, ``audio_output_tokens``, ``image_output_tokens``. ``tier`` is the service tier
     that answered, "" the standard one. ``busy_s`` is the time computed for this request, None where unknown.
+    ``incomplete``: upstream's counts do not add up, and the rest was priced as the plainest of its kind.
     """
 
     prompt_tokens: int = 0
@@ -147,6 +148,7 @@ class Usage(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     audio_output_tokens: int = 0
     image_output_tokens: int = 0
     tier: str = ""
+    incomplete: bool = False
 
 
 class Rejected(Frozen, frozen=True, kw_only=True):

@@ -263,6 +263,7 @@ def ledger_entry(visit: Visit, amount: Bill, *, provider: str, served: Where) ->
         saved_nano=amount.saved_nano,
         reserved_nano=visit.reserved_nano,
         unpriced=amount.unpriced,
+        incomplete=usage.incomplete,
         price_source=amount.price.source if amount.price else "",
         price_date=amount.price.date if amount.price else "",
         ttft_ms=visit.ttft_ms(),

@@ -12,11 +12,15 @@ from typing import Any
 
 from gateway.types import Usage
 
+_WRITES = {  # Anthropic's, and litellm's of it
+    "ephemeral_5m_input_tokens": "cache_write_5m_tokens",
+    "ephemeral_1h_input_tokens": "cache_write_1h_tokens",
+}
 _PROMPT_PARTS = {
     "cached_tokens": "cached_tokens",
     "cache_creation_tokens": "cache_write_tokens",  # litellm
     "cache_write_tokens": "cache_write_tokens",  # OpenAI, OpenRouter, litellm
-    "cache_creation_token_details": {"ephemeral_1h_input_tokens": "cache_write_1h_tokens"},  # litellm
+    "cache_creation_token_details": _WRITES,
     "audio_tokens": "audio_input_tokens",
     "image_tokens": "image_input_tokens",  # litellm, for Gemini
     "tool_use_tokens": "unbilled_tokens",  # litellm, for Gemini: in the total, and in the prompt where they are billed
@@ -42,7 +46,7 @@ TABLE: Mapping[str, Any] = {
     "prompt_cache_hit_tokens": "cached_tokens",  # DeepSeek
     "cache_read_input_tokens": "cached_tokens",  # Anthropic
     "cache_creation_input_tokens": "cache_write_tokens",
-    "cache_creation": {"ephemeral_1h_input_tokens": "cache_write_1h_tokens"},
+    "cache_creation": _WRITES,
 }
 # llama.cpp's ``timings``: what it counts where a reply has no usage object.
 TIMINGS: Mapping[str, Any] = {"prompt_n": "computed", "cache_n": "cached_tokens", "predicted_n": "completion_tokens"}
@@ -65,7 +69,8 @@ def read_usage(usage: Any, timings: Any = None, tier: Any = None) -> Usage | Non
         if not counts:
             return None
     served = tier or (usage.get("service_tier") if isinstance(usage, dict) else None)
-    return Usage(**_account(counts), busy_s=_busy_s(timings), tier=named_tier(served))
+    short = _short(counts)
+    return Usage(**_account(counts), busy_s=_busy_s(timings), tier=named_tier(served), incomplete=short)
 
 
 def merged(before: Usage | None, now: Usage | None) -> Usage | None:
@@ -74,7 +79,8 @@ def merged(before: Usage | None, now: Usage | None) -> Usage | None:
         return now or before
     counts: dict[str, Any] = {name: max(getattr(before, name), getattr(now, name)) for name in _COUNTS}
     busy = [usage.busy_s for usage in (before, now) if usage.busy_s is not None]
-    return Usage(**_within(counts), busy_s=max(busy) if busy else None, tier=now.tier or before.tier)
+    tier = now.tier or before.tier
+    return Usage(**_within(counts), busy_s=max(busy) if busy else None, tier=tier, incomplete=now.incomplete)
 
 
 def named_tier(name: Any) -> str:
@@ -107,6 +113,14 @@ def _from_timings(timings: Any) -> dict[str, int]:
     if "completion_tokens" not in counts:
         return {}
     return {**counts, "prompt_tokens": counts.pop("computed", 0) + counts.get("cached_tokens", 0)}
+
+
+def _short(counts: dict[str, int]) -> bool:
+    """Whether writes are split by how long they are kept and the split is not all of them; the rest has no name."""
+    if "cache_write_5m_tokens" not in counts and "cache_write_1h_tokens" not in counts:
+        return False
+    split = counts.get("cache_write_5m_tokens", 0) + counts.get("cache_write_1h_tokens", 0)
+    return split != counts.get("cache_write_tokens", 0)
 
 
 def _account(counts: dict[str, int]) -> dict[str, Any]:

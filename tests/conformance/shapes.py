@@ -45,6 +45,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     apart: dict[str, Any] = {}
     client: dict[str, int] = {}
     usage: str = ""
+    incomplete: bool = False
     leaves: bool = False
     breaks: bool = False
     falls_back: bool = False

@@ -179,7 +179,7 @@ def _agrees(row: LedgerEntry, case: Case) -> None:
     assert row.cost_nano == Decimal(case.cost_usd) * 10**9
     assert row.usage_source == case.source
     assert row.detail.get("usage", {}) == case.apart
-    assert not row.unpriced
+    assert (row.unpriced, row.incomplete) == (False, case.incomplete)
     expected = "incomplete" if case.breaks else "cancelled" if case.leaves else "ok"
     assert row.status == expected, row.error
     if not case.repeats:

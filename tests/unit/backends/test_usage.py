@@ -110,6 +110,19 @@ SHAPES: dict[str, tuple[dict[str, Any], Usage]] = {
             tier="priority",
         ),
     ),
+    "a split of writes that does not add up": (
+        {
+            "prompt_tokens": 400,
+            "completion_tokens": 5,
+            "prompt_tokens_details": {
+                "cache_creation_tokens": 150,
+                "cache_creation_token_details": {"ephemeral_5m_input_tokens": 60, "ephemeral_1h_input_tokens": 40},
+            },
+        },
+        Usage(
+            prompt_tokens=400, completion_tokens=5, cache_write_tokens=150, cache_write_1h_tokens=40, incomplete=True
+        ),
+    ),
     "a cache counted beside the prompt, by the total": (
         {
             "prompt_tokens": 1000,
