@@ -24,6 +24,7 @@ from gateway.errors import (
     CacheMiss,
     GatewayError,
     NotFound,
+    Overloaded,
     Unpriced,
     UpstreamBroken,
     UpstreamError,
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from gateway.pricing import PriceBook
     from gateway.protocols import Scorer
     from gateway.types import ChatRequest, LedgerEntry, Principal
+
+_NO_PRICE = "its price is not known (set `price` in gateway.yaml, or `unpriced: allow` in the policy)"
 
 Headers = list[tuple[str, str]]
 Rest = AsyncGenerator[Chunk, None]
@@ -205,13 +208,21 @@ class Pipeline:
         if pinned and (reason := _unpriced(view, policy, pinned)):
             raise Unpriced(f"{pinned}: {reason}")
 
+        away: dict[str, str | None] = {}
+
         def unavailable(name: str) -> str | None:
-            return view.fleet.unavailable(name) or _unpriced(view, policy, name)
+            away[name] = view.fleet.unavailable(name) or _unpriced(view, policy, name)
+            return away[name]
 
         score = view.scorer.score(visit.features)
-        decision = policy.decide(
-            visit.features, score, unavailable=unavailable, local_only=visit.local_only, pinned=pinned
-        )
+        try:
+            decision = policy.decide(
+                visit.features, score, unavailable=unavailable, local_only=visit.local_only, pinned=pinned
+            )
+        except Overloaded as error:
+            if set(away.values()) == {_NO_PRICE}:  # trying again later will not help
+                raise Unpriced(error.message) from None
+            raise
         visit.decision, visit.degraded = decision, decision.degraded
         return decision
 
@@ -394,7 +405,7 @@ def _reads(visit: Visit) -> bool:
 def _unpriced(view: View, policy: CompiledPolicy, name: str) -> str | None:
     if policy.policy.unpriced == "allow" or view.settings.model(name) is None or view.prices.price(name) is not None:
         return None
-    return "its price is not known (set `price` in gateway.yaml, or `unpriced: allow` in the policy)"
+    return _NO_PRICE
 
 
 def _worst_case_of(view: View, visit: Visit, name: str) -> Reservation:
