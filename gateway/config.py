@@ -221,7 +221,10 @@ class Settings(Strict, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
 
     def model(self, name: str) -> ModelConfig | None:
-        return next((model for model in self.config.models if model.name == name), None)
+        for model in self.config.models:
+            if model.name == name:
+                return model
+        return None
 
 
 def load(path: str | Path | None = None, env: dict[str, str] | None = None) -> Settings:

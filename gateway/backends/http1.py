@@ -20,6 +20,7 @@ MAX_HEAD_BYTES = 64 << 10
 READ_AHEAD_BYTES = 256 << 10
 # A kept-alive connection that breaks this soon had been closed by upstream before it read the request.
 STALE_WITHIN_S = 0.25
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _INFLATED_AT_ONCE = 1 << 20
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
@@ -68,6 +69,7 @@ class Reply:
         self.done = False
         self.begun = False
         self.framed = False
+        self.coding = b""
         self.failure: HttpFailure | None = None
         self.raw_headers: list[tuple[bytes, bytes]] = []
         self.reused, self.asked = reused, asked
@@ -81,7 +83,7 @@ class Reply:
     @property
     def headers(self) -> dict[str, str]:
         """By lower-case name; of one sent twice the last counts."""
-        return {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in self.raw_headers}
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.raw_headers}
 
     async def head(self) -> None:
         """Wait for status and headers. Raises HttpFailure."""
@@ -122,10 +124,7 @@ class Reply:
     def started(self, status: int) -> None:
         """Status and headers are there."""
         self.begun, self.status = True, status
-        coding = b""
-        for name, value in self.raw_headers:
-            if name.lower() == b"content-encoding":
-                coding = value.strip().lower()
+        coding = self.coding.strip().lower()
         if coding in (b"gzip", b"x-gzip", b"deflate"):
             self._inflater = _Inflater()
         elif coding not in (b"", b"identity"):
@@ -268,15 +267,17 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._reply is not None:
-            self._reply.raw_headers.append((name, value))
+        if (reply := self._reply) is not None:
+            name = name.lower()
+            if name in _FRAMING:
+                reply.framed = True
+            elif name == b"content-encoding":
+                reply.coding = value
+            reply.raw_headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if self._reply is not None and status >= 200:
-            self._reply.framed = any(
-                name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self._reply.raw_headers
-            )
             self._reply.started(status)
 
     def on_body(self, body: bytes) -> None:

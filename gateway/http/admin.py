@@ -9,7 +9,6 @@ from redis.exceptions import RedisError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from gateway.alerts import watch
 from gateway.auth import KeyStore
 from gateway.errors import ConfigError, InvalidRequest, Overloaded
 from gateway.http.body import read_body
@@ -75,7 +74,9 @@ class Admin:
         return JSONResponse(self._shown())
 
     async def alerts(self, request: Request) -> Response:
-        """GET ``/admin/alerts``: what has been told and is not resolved. POST ``/admin/alerts/test``: a test message."""
+        """GET ``/admin/alerts``: what is being told. POST ``/admin/alerts/test``: send a test message now."""
+        from gateway.alerts import watch  # brings aiohttp with it, a sixth of a worker's start
+
         require_admin(self._runtime, request.scope)
         if request.method == "POST":
             return JSONResponse(await watch.send_test(self._runtime.view.settings.config.alerts))

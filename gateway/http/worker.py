@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from gateway.http import lean as lean
+
+# isort: split
 from gateway import log
 from gateway.backends.embedder import HttpEmbedder
 from gateway.config import Settings, load, socket_path

@@ -106,12 +106,13 @@ def is_everyday(word: str) -> bool:
     """Whether a lower-case word, or what is left of it without an English ending, is on the list."""
     if len(word) <= 2 or word in WORDS:
         return True
-    return word.endswith(_ENDINGS) and any(_stem_is_known(word, ending) for ending in _ENDINGS)
+    if not word.endswith(_ENDINGS):
+        return False
+    return any(_is_stem(word[: -len(ending)]) for ending in _ENDINGS if word.endswith(ending))
 
 
-def _stem_is_known(word: str, ending: str) -> bool:
-    stem = word.removesuffix(ending)
-    if stem == word or len(stem) <= 2:
+def _is_stem(stem: str) -> bool:
+    if len(stem) <= 2:
         return False
     if stem in WORDS or stem + "e" in WORDS:
         return True

@@ -136,7 +136,7 @@ def _hard(features: Features, text: str, words: list[str]) -> dict[str, float]:
         "options": 0.1 if _has_options(text) else 0.0,
         "code": 0.15 * features.code,
         "maths": 0.12 * features.maths,
-        "steps": 0.05 * min(3, len(known & _STEP_WORDS) + sum(phrase in lowered for phrase in _STEP_PHRASES)),
+        "steps": 0.05 * min(3, len(known & _STEP_WORDS) + sum([phrase in lowered for phrase in _STEP_PHRASES])),
         "constraints": 0.03 * min(5, features.constraints),
         "numbers": 0.08 if features.words > 12 and _TWO_NUMBERS.search(text) else 0.0,
         "length": 0.15 if features.words > 400 else 0.1 if features.words > 120 else 0.05 * (features.words > 50),
@@ -191,6 +191,6 @@ def _easy(features: Features, text: str, words: list[str], hard: dict[str, float
 
 def _looks_up(words: list[str]) -> bool:
     """A question for a fact: it begins with a question word that asks for one, and asks for nothing to be made."""
-    asks = any(word in _LOOK_UP for word in words[:2])
+    asks = not _LOOK_UP.isdisjoint(words[:2])
     amount = len(words) > 1 and words[0] in ("how", "wie") and words[1] in _AMOUNTS
     return amount or words[:4] == ["how", "do", "you", "say"] or (asks and _MAKING.isdisjoint(words))

@@ -24,7 +24,7 @@ from tests.support.upstream import Plan, Upstream
 from tests.support.waiting import until
 
 BODY = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
-HEAVY = ("torch", "llama_cpp", "litellm", "sentence_transformers", "transformers", "sqlalchemy")
+HEAVY = ("torch", "llama_cpp", "litellm", "sentence_transformers", "transformers", "sqlalchemy", "aiohttp")
 
 
 class Worker(NamedTuple):
@@ -72,6 +72,15 @@ async def test_it_answers_and_imports_nothing_heavy(worker: Worker) -> None:
     mapped = {Path(one.path).as_posix() for one in psutil.Process(worker.process.pid).memory_maps()}
     assert not [path for path in mapped for name in HEAVY if f"/site-packages/{name}/" in path]
     assert worker.started_s < 10  # two seconds on a quiet machine: `make bench` reports it
+
+
+def test_its_libraries_bring_nothing_along_that_it_does_not_use() -> None:
+    code = "import sys, gateway.http.worker; print(*{name.partition('.')[0] for name in sys.modules})"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"cel", "redis"} <= set(said)
+    assert not {"aiohttp", "opentelemetry", "prompt_toolkit"} & set(said)
+    code = "import gateway.http.worker, cel.cli, opentelemetry.metrics; print(cel.cli.main)"
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
 
 
 async def test_a_kept_connection_costs_no_delayed_acknowledgement(worker: Worker) -> None:
