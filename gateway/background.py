@@ -24,7 +24,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from gateway import config, log
+from gateway import config, economics, log
 from gateway.alerts.budgets import of_keys
 from gateway.alerts.watch import Watch
 from gateway.budget.reservations import rebuild_budget, sweep
@@ -48,6 +48,7 @@ LEASE = "fg:background:lease"
 HEARTBEAT_MS, HEARTBEAT_EVERY_S = 5_000, 1.0
 LEASE_MS, RENEW_EVERY_S = 5_000, 1.0
 CACHE_ENTRIES, CACHE_BYTES = 100_000, 512 * 1024 * 1024
+LATE_HOURS = 48
 RETRY_S = 0.5
 _AWAY = (RedisError, OSError, TimeoutError)
 
@@ -201,6 +202,8 @@ class Background:
             Chore("orphaned spools", 10.0, 0.0, self._replay_orphans),
             Chore("key mirror", 10.0, 10.0, self._mirror_keys),
             Chore("eviction", 10.0, 10.0, self._evict),
+            Chore("standing cost", 30.0, 0.0, self._count_standing),
+            Chore("late rows", 3600.0, 60.0, self._count_late),
             Chore("alerts", 30.0, 15.0, self._look),
             *((Chore("sync", 1.0, 1.0, self._sync),) if self._append_only else ()),
         )
@@ -232,6 +235,13 @@ class Background:
     async def _evict(self) -> None:
         if evicted := await evict(self._redis, CACHE_ENTRIES, CACHE_BYTES):
             _log.info("cache entries evicted", entries=evicted)
+
+    async def _count_standing(self) -> None:
+        await economics.keep_count(self._store, self._fresh_settings().config.models, _now_ms())
+
+    async def _count_late(self) -> None:
+        """Rows that were spooled reach the books hours after their time."""
+        await economics.keep_count(self._store, self._fresh_settings().config.models, _now_ms(), hours=LATE_HOURS)
 
     async def _look(self) -> None:
         for told in await self._watch.look(self._fresh_settings()):

@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from gateway.config import ModelConfig
-from gateway.ledger.answers import Measures, Period
+from gateway.ledger.answers import Measures, Period, Where
 from gateway.ledger.rollups import DAY_MS, HOUR_MS
 from gateway.types import NANO, Frozen
 
@@ -143,11 +143,11 @@ async def keep_count(store: SqlStore, models: Sequence[ModelConfig], now_ms: int
     Raises:
         LedgerAway
     """
-    await store.count_standing(rates(models), now_ms)
-    first = now_ms - now_ms % HOUR_MS - (hours - 1) * HOUR_MS
-    there = {hour.start_ms for hour in await store.standing(first, now_ms + 1)}
-    for start in sorted(there):
-        await store.charge_standing(start, await _busy(store, start))
+    charges = rates(models)
+    if charges:
+        this = now_ms - now_ms % HOUR_MS
+        starts = [this - back * HOUR_MS for back in range(hours)]
+        await store.keep_standing(charges, now_ms, {start: await _busy(store, start) for start in starts})
 
 
 async def _busy(store: SqlStore, start_ms: int) -> dict[str, int]:
@@ -224,12 +224,12 @@ async def _end_users(store: SqlStore, period: Period, plan_price_usd: float | No
     return EndUsers(count=found.distinct, cost_nano=cost, revenue_nano=revenue)
 
 
-async def forecast(store: SqlStore, now_ms: int) -> Forecast:
+async def forecast(store: SqlStore, now_ms: int, where: Where | None = None) -> Forecast:
     """Where this month's spending is heading: from now on as much a day as on the last whole days, a week at most."""
     since_ms, until_ms = month(now_ms)
-    spent = (await store.totals(Period(since_ms, until_ms))).cost_nano
+    spent = (await store.totals(Period(since_ms, until_ms), where)).cost_nano
     today = now_ms - now_ms % DAY_MS
-    lately = await store.timeline(Period(today - FORECAST_DAYS * DAY_MS, today), step_ms=DAY_MS)
+    lately = await store.timeline(Period(today - FORECAST_DAYS * DAY_MS, today), None, where, step_ms=DAY_MS)
     points = lately.lines[0].points if lately.lines else ()
     began = next((number for number, point in enumerate(points) if point.requests), len(points))
     whole = points[began:]

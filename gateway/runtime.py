@@ -204,6 +204,8 @@ class Runtime:
     async def _apply(self, event: Mapping[bytes, bytes]) -> None:
         if digest := event.get(b"key"):
             self.ring.forget(digest.decode())
+        elif b"erased" in event:
+            self._recent.clear()
         elif b"reload" in event:
             if self.on_reload is not None and event[b"reload"] != self.worker.encode():
                 await self.on_reload()

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gateway import __version__
-from gateway.cli import alerts, books, keys, models, policies, prices, reconcile
+from gateway.cli import alerts, books, keys, models, policies, prices, privacy, reconcile
 from gateway.cli.options import Config, Problem, settings
 from gateway.errors import ConfigError, GatewayError, RedisAway
 
@@ -27,6 +27,8 @@ app.command()(policies.check)
 app.command()(policies.explain)
 app.command()(books.report)
 app.command()(reconcile.reconcile)
+app.command()(privacy.export)
+app.command()(privacy.erase)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -147,7 +147,7 @@ def _sum(before: Booked, more: Any) -> Booked:
     )
 
 
-def _told(bill: Invoice, days: tuple[date, date], result: Result) -> Mapping[str, Any]:
+def _told(bill: Invoice, days: tuple[date, date], result: Result) -> dict[str, Any]:
     import msgspec
 
     from gateway.ledger.reports import dollars

@@ -27,6 +27,7 @@ from gateway.ledger.database import engine, lock_writers, overwritten, translate
 from gateway.ledger.errors import LedgerRefused
 from gateway.ledger.rollups import CUTS, DAY_MS, HOUR_MS, SINGLE, Cut
 from gateway.ledger.rows import entry_of, parse
+from gateway.ledger.standing import Hour, hours, keep
 from gateway.ledger.tables import keys, ledger, rollup_day, rollup_hour, series, state
 from gateway.types import Content, LedgerEntry
 
@@ -133,6 +134,11 @@ class SqlStore:
             await overwritten(self._engine)
         return erased
 
+    async def drop_key(self, key_id: str) -> None:
+        """Forget a key's definitions; its rows are :meth:`erase`'s."""
+        async with self._writing() as connection:
+            await connection.execute(delete(keys).where(keys.c.id == key_id))
+
     async def put_key(self, record: Mapping[str, Any]) -> None:
         try:
             definition = msgspec.convert(record, KeyDefinition)
@@ -143,7 +149,17 @@ class SqlStore:
             await connection.execute(delete(keys).where(keys.c.hash == definition.hash))
             await connection.execute(insert(keys), [row])
 
+    async def keep_standing(
+        self, rates: Mapping[str, int], now_ms: int, busy_nano: Mapping[int, Mapping[str, int]]
+    ) -> None:
+        """See :func:`gateway.ledger.standing.keep`."""
+        await self._write(keep, rates, now_ms, busy_nano)
+
     # Reading
+
+    async def standing(self, since_ms: int, until_ms: int) -> list[Hour]:
+        """What machines cost by the hour, oldest first."""
+        return await self._read(hours, since_ms, until_ms)
 
     async def get(self, request_id: str) -> LedgerEntry | None:
         async with self._reading() as connection:

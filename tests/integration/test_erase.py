@@ -1,0 +1,194 @@
+"""Somebody is erased while the gateway runs: what was planted is then nowhere in the data folder, Redis or SQL."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+from typer.testing import CliRunner
+
+from gateway.budget.spool import Spool
+from gateway.cli.app import app
+from gateway.erase import Eraser
+from gateway.ledger.answers import Period
+from gateway.ledger.store import SqlStore
+from gateway.ledger.stream import dead_key
+from gateway.redis_io import Keys, client
+from gateway.types import Content
+from tests.support.accounts import settlement
+from tests.support.gateway import Gateway, gateway, hosted
+from tests.support.ledger import NOON, entry, key_record
+from tests.support.upstream import Plan, Upstream
+from tests.support.waiting import until
+
+KEYS = Keys()
+USER, SECRET, ANSWER = "planted-user-4711", "planted-prompt-0815", "planted-answer-2342"
+EVER = Period(0, 1 << 52)
+FILES = ("*.aof", "*.sqlite3*", "spool/*", "snapshots/*")
+
+
+@pytest.fixture
+async def running(tmp_path: Path, upstream: Upstream) -> AsyncIterator[Gateway]:
+    async with gateway(tmp_path, [hosted("big", upstream.base_url)]) as started:
+        (tmp_path / "data").mkdir(exist_ok=True)
+        yield started
+
+
+@pytest.fixture
+async def store(running: Gateway) -> AsyncIterator[SqlStore]:
+    made = SqlStore(f"sqlite+aiosqlite:///{running.folder / 'data' / 'ledger.sqlite3'}")
+    await made.migrate()
+    yield made
+    await made.close()
+
+
+async def everything(redis: Redis) -> bytes:
+    """All that Redis would tell."""
+    found = b""
+    async for name in redis.scan_iter(count=1000):
+        kind: Any = await redis.type(name)
+        reads: dict[bytes, Any] = {
+            b"string": redis.get,
+            b"hash": redis.hgetall,
+            b"zset": lambda key: redis.zrange(key, 0, -1),
+            b"stream": redis.xrange,
+            b"set": redis.smembers,
+        }
+        found += name + repr(await reads[kind](name)).encode()
+    return found
+
+
+def on_disk(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for pattern in FILES for path in sorted(folder.rglob(pattern)))
+
+
+async def asked(running: Gateway, upstream: Upstream, count: int, user: str, prompt: str) -> None:
+    for number in range(count):
+        upstream.enqueue(Plan(text=f"{ANSWER} {number}"))
+        reply = await running.chat(f"{prompt} {number}", user=user, headers={"x-gateway-session": user})
+        assert reply.status_code == 200
+
+
+async def test_a_planted_user_is_nowhere_afterwards_and_the_sums_are_the_same(
+    running: Gateway, upstream: Upstream, store: SqlStore
+) -> None:
+    redis, data = running.runtime.redis, running.folder / "data"
+    await asked(running, upstream, 3, USER, SECRET)
+    await asked(running, upstream, 2, "somebody-else", "another prompt")
+    rows = await running.rows(5)
+    theirs = [row.request_id for row in rows if row.end_user == USER]
+    spool = Spool(data / "spool", "gone-worker")
+    await spool.append(settlement("spooled", 9000, intent=False, budgeted=False))
+    line = spool.path.read_text().replace('"request_id":"spooled"', f'"request_id":"spooled","end_user":"{USER}"')
+    spool.path.write_text(line)
+    spool.close()
+    await redis.xadd(dead_key(KEYS), {"e": msgspec.json.encode(entry("d", end_user=USER, cost_nano=5)), "reason": "x"})
+    await redis.xadd(dead_key(KEYS), {"e": b"{}", "reason": "kept"})
+    content = Content(
+        request_id=theirs[0],
+        ts_ms=NOON,
+        expires_ms=1 << 50,
+        prompt=SECRET.encode(),
+        answer=ANSWER.encode(),
+        end_user=USER,
+    )
+    await store.put_contents([content])
+    (data / "snapshots").mkdir()
+    (data / "snapshots" / "index.faiss").write_text(SECRET)
+    held = await everything(redis)
+    assert all(planted.encode() in held for planted in (USER, SECRET, ANSWER))
+    assert USER.encode() in on_disk(running.folder)
+
+    report = await Eraser(redis, store, data).erase("user", USER)
+
+    assert (report.rows, report.contents, report.cache_entries, report.left) == (4, 1, 3, ())
+    held, disk = await everything(redis), on_disk(running.folder)
+    for planted in (USER, SECRET, f"{ANSWER} 2"):
+        assert planted.encode() not in held, planted
+        assert planted.encode() not in disk, planted
+    assert b"another prompt" in held
+    total = await store.totals(EVER)
+    assert total.requests == 6
+    assert total.cost_nano == sum(row.cost_nano for row in rows) + 9000
+    assert await store.verify() == []
+    assert await redis.xlen(dead_key(KEYS)) == 2
+    found = (await running.get(f"/v1/requests/{theirs[0]}")).json()
+    await until(lambda: forgotten(running, theirs[0]))
+    assert SECRET not in json.dumps(found)
+
+
+async def forgotten(running: Gateway, request_id: str) -> bool:
+    """Also what a worker remembers of its latest requests."""
+    return USER not in (await running.get(f"/v1/requests/{request_id}")).text
+
+
+async def test_a_key_is_refused_and_forgotten(running: Gateway, upstream: Upstream, store: SqlStore) -> None:
+    key = await running.key("alices-laptop", budget_usd=5, rpm=100)
+    key_id = running.key_id(key)
+    assert (await running.chat(SECRET, key=key)).status_code == 200
+    await running.nothing_held(key)
+    redis = running.runtime.redis
+    assert key_id.encode() in await everything(redis)
+
+    report = await Eraser(redis, store, running.folder / "data").erase("key", key_id)
+
+    assert (report.rows, report.definitions, report.left) == (1, 1, ())
+    await until(lambda: refused(running, key))
+    held, disk = await everything(redis), on_disk(running.folder)
+    for planted in (key_id, "alices-laptop", SECRET):
+        assert planted.encode() not in held, planted
+        assert planted.encode() not in disk, planted
+    assert [record for record in await store.keys() if record["id"] == key_id] == []
+    assert (await store.totals(EVER)).requests == 1
+
+
+async def refused(running: Gateway, key: str) -> bool:
+    return (await running.chat("hello", key=key)).status_code == 401
+
+
+async def test_a_name_that_redis_uses_itself_erases_nothing_of_its_own(
+    running: Gateway, upstream: Upstream, store: SqlStore
+) -> None:
+    await asked(running, upstream, 1, "default", "a prompt")
+    await running.rows(1)
+    redis = running.runtime.redis
+    for name in ("ledger", "keys", "default", "entries", "*", "events"):
+        await Eraser(redis, store, running.folder / "data").erase("user", name)
+    assert await redis.exists(KEYS.events)
+    assert (await running.chat("still here?")).status_code == 200
+
+
+async def test_what_still_holds_the_name_is_said(running: Gateway, store: SqlStore) -> None:
+    notes = running.folder / "data" / "logs"
+    notes.mkdir()
+    (notes / "worker-1.log").write_text(f"somebody logged {USER}")
+    report = await Eraser(running.runtime.redis, store, running.folder / "data").erase("user", USER)
+    assert report.left == (f"{notes / 'worker-1.log'}: the name stands in it",)
+
+
+def test_the_command_works_with_nothing_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    (tmp_path / "gateway.yaml").write_text(f"data_dir: {tmp_path / 'data'}\n")
+    config = ["--config", str(tmp_path / "gateway.yaml")]
+    first = CliRunner().invoke(app, ["erase", "--user", USER, "--yes", "--json", *config])
+    assert first.exit_code == 0, first.output
+    assert json.loads(first.output)["rows"] == 0
+    with sqlite3.connect(tmp_path / "data" / "ledger.sqlite3") as connection:
+        assert connection.execute("SELECT count(*) FROM contents").fetchone() == (0,)
+    for wrong in ([], ["--user", "a", "--key", "b"], ["--user", ""]):
+        assert CliRunner().invoke(app, ["erase", "--yes", *wrong, *config]).exit_code == 2
+    assert CliRunner().invoke(app, ["erase", "--user", USER, *config], input="n\n").exit_code == 1
+
+
+async def test_definitions_in_sql_alone_go_too(running: Gateway, store: SqlStore) -> None:
+    await store.put_key(key_record("key_old", name="planted-name"))
+    redis = client(running.redis.url)
+    report = await Eraser(redis, store, running.folder / "data").erase("key", "key_old")
+    await redis.aclose()
+    assert (report.definitions, await store.keys()) == (1, [])
