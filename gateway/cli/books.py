@@ -6,28 +6,31 @@ import asyncio
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
-from gateway.cli.options import AsJson, Config, Problem, print_json, print_table, settings
+from gateway.cli.options import AsJson, Config, Problem, print_json, settings
 
 if TYPE_CHECKING:
     from gateway.config import Settings
+    from gateway.economics import Statement
     from gateway.ledger.answers import Difference
-
-_MONEY = ("cost_nano", "baseline_nano", "saved_nano")
 
 
 def report(
     config: Config = None,
     since: Annotated[str, typer.Option(metavar="today|24h|7d", help="The period, up to now")] = "today",
     verify: Annotated[bool, typer.Option("--verify", help="Recompute every rollup from the rows")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write one page that needs no other")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What was spent and saved, by rule, model and key; read from the ledger."""
-    import msgspec
-
+    """What was spent and saved, net of idle machines; by rule, model and key; read from the ledger."""
+    from gateway.cli import report as shown
     from gateway.ledger import reports
     from gateway.ledger.errors import LedgerAway, LedgerRefused
 
@@ -37,49 +40,41 @@ def report(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--since") from None
     try:
-        summary, wrong = asyncio.run(_read(settings(config), period, verify))
+        summary, told, wrong = asyncio.run(_read(settings(config), period, verify))
     except (LedgerAway, LedgerRefused) as error:
         raise Problem(f"the ledger cannot be read: {error}") from None
+    if html is not None:
+        html.write_text(shown.page(summary, told), encoding="utf-8")
     if as_json:
-        print_json(dict(summary) | ({"wrong": [msgspec.to_builtins(one) for one in wrong]} if verify else {}))
+        print_json(_told(summary, told) | ({"wrong": [msgspec.to_builtins(one) for one in wrong]} if verify else {}))
     else:
-        _print_report(summary)
+        shown.print_report(summary, told)
         _print_verdict(verify, wrong)
     raise typer.Exit(1 if wrong else 0)
 
 
-async def _read(chosen: Settings, period: tuple[int, int], verify: bool) -> tuple[Mapping[str, Any], list[Difference]]:
+_Answer = tuple[Mapping[str, Any], "Statement", list["Difference"]]
+
+
+async def _read(chosen: Settings, period: tuple[int, int], verify: bool) -> _Answer:
+    from gateway.economics import statement
     from gateway.ledger.store import SqlStore
     from gateway.ledger.where import ledger_url
 
     store = SqlStore.reader(ledger_url(chosen))
     try:
-        return await store.summary(*period), await store.verify() if verify else []
+        summary = await store.summary(*period)
+        told = await statement(store, *period, plan_price_usd=chosen.config.plan_price)
+        return summary, told, await store.verify() if verify else []
     finally:
         await store.close()
 
 
-def _print_report(summary: Mapping[str, Any]) -> None:
-    from gateway.ledger.reports import usd
-
-    total, cache = summary["total"], summary["cache"]
-    rate = "–" if cache["hit_rate"] is None else f"{cache['hit_rate']:.1%}"
-    typer.echo(f"{total['requests']:,} requests, {total['errors']:,} errors, cache hit rate {rate}")
-    spent, baseline, saved = (usd(total[name]) for name in _MONEY)
-    typer.echo(f"spent ${spent} where the baseline would have cost ${baseline}: saved ${saved}")
-    for title, field in (("rule", "by_rule"), ("model", "by_model"), ("key", "by_key")):
-        if summary[field]:
-            typer.echo()
-            columns = (title, "requests", "errors", "tokens in", "tokens out", "spent $", "saved $", "p50 ms", "p95 ms")
-            print_table(columns, [_group_row(row) for row in summary[field]], right=columns[1:])
-
-
-def _group_row(row: Mapping[str, Any]) -> tuple[str, ...]:
-    from gateway.ledger.reports import usd
-
-    counts = (f"{row[name]:,}" for name in ("requests", "errors", "prompt_tokens", "completion_tokens"))
-    times = ("–" if row["latency_ms"][name] is None else f"{row['latency_ms'][name]:,.0f}" for name in ("p50", "p95"))
-    return (row["name"] or "–", *counts, usd(row["cost_nano"]), usd(row["saved_nano"]), *times)
+def _told(summary: Mapping[str, Any], told: Statement) -> dict[str, Any]:
+    """The summary, and the statement with what follows from it."""
+    derived = ("idle_nano", "cost_nano", "saved_nano", "per_million_tokens_nano", "per_thousand_requests_nano")
+    statement = msgspec.to_builtins(told) | {name: getattr(told, name) for name in derived}
+    return dict(summary) | {"statement": statement}
 
 
 def _print_verdict(verify: bool, wrong: list[Difference]) -> None:
