@@ -182,6 +182,8 @@ class KeyStore:
         value = msgspec.json.encode(record)
         pipe = self._redis.pipeline(transaction=True)
         pipe.hset(self._keys.api_keys, record.hash, value)
+        if record.budget_nano is not None:
+            pipe.hset(self._keys.ceilings, record.id, str(record.budget_nano))
         pipe.xadd(self._keys.ledger, {"k": value})
         pipe.xadd(self._keys.events, {"key": record.hash}, maxlen=10_000, approximate=True)
         await pipe.execute()

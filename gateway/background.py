@@ -27,7 +27,10 @@ from redis.exceptions import RedisError
 from gateway import config, economics, log
 from gateway.alerts.budgets import of_keys
 from gateway.alerts.watch import Watch
-from gateway.budget.reservations import rebuild_budget, sweep
+from gateway.budget.definitions import Budget
+from gateway.budget.levels import of_key
+from gateway.budget.rebuild import rebuild
+from gateway.budget.reservations import sweep
 from gateway.budget.spool import replay_orphans
 from gateway.cache.eviction import evict
 from gateway.errors import ConfigError
@@ -113,6 +116,7 @@ class Background:
         self._spool = settings.data_dir / "spool"
         self._append_only = None if settings.config.redis.url else settings.data_dir / "redis"
         self._stop = stop
+        self._checked = False
 
     async def run(self) -> None:
         complained = False
@@ -167,6 +171,7 @@ class Background:
     async def _work(self, over: asyncio.Event) -> None:
         await self._until_done("migrating the ledger", self._store.migrate, over)
         await self._until_done("reading what was waiting", self._drain.catch_up, over)
+        self._checked = False
         await self._until_done("mirroring keys", self._mirror_keys, over)
         if over.is_set():
             return
@@ -270,10 +275,17 @@ class Background:
             pipe.hsetnx(self._keys.api_keys, record["hash"], msgspec.json.encode(record))
         if restored := sum(await pipe.execute()):
             _log.warning("keys that Redis had lost are back", keys=restored)
-        budgeted = [record for record in records if record["budget_nano"] is not None and not record["revoked_ms"]]
-        spent = await self._store.spent() if budgeted else {}
-        for record in budgeted:
-            await rebuild_budget(self._redis, record, spent.get(record["id"], 0))
+        budgets = [
+            of_key(record["id"], record["name"], record["organisation"], record["budget_nano"])
+            for record in records
+            if record["budget_nano"] is not None and not record["revoked_ms"]
+        ]
+        await rebuild(self._redis, self._keys, budgets, self._spent_of, _now_ms(), lost_only=self._checked)
+        self._checked = True
+
+    async def _spent_of(self, budget: Budget, since_ms: int, width_ms: int | None) -> dict[str, dict[int, int]]:
+        spent = await self._store.spent()
+        return {budget.subject: {0: spent.get(budget.subject, 0)}}
 
     async def _close(self) -> None:
         try:

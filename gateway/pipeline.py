@@ -20,7 +20,6 @@ from gateway.budget.limits import Admission
 from gateway.cache import exact, replay
 from gateway.cache.keys import cache_context
 from gateway.errors import (
-    BudgetExhausted,
     CacheMiss,
     GatewayError,
     NotFound,
@@ -44,6 +43,8 @@ if TYPE_CHECKING:
     from gateway.pricing import PriceBook
     from gateway.protocols import Scorer
     from gateway.types import ChatRequest, LedgerEntry, Principal
+
+_RESERVING_MAX = 4  # while others take what is left
 
 _NO_PRICE = "its price is not known (set `price` in gateway.yaml, or `unpriced: allow` in the policy)"
 
@@ -226,13 +227,18 @@ class Pipeline:
         visit.decision, visit.degraded = decision, decision.degraded
         return decision
 
-    def _within_budget(self, visit: Visit, decision: Decision) -> Decision:
-        """The budget has not enough left: stay local if the policy says so and something local can answer."""
-        local = visit.policy.for_budget(decision)
-        if local is None:
+    def _within_budget(self, view: View, visit: Visit, decision: Decision) -> Decision:
+        """A budget has not enough left: what may still be tried, by the policy and by what the others have left."""
+        whole = self.books.short_for_all(visit)
+
+        def fits(name: str) -> bool:
+            return self.books.fits(visit, _worst_case_of(view, visit, name))
+
+        rest = visit.policy.for_budget(decision, fits, whole=whole)
+        if rest is None:
             raise accounts.exhausted(visit)
-        visit.decision, visit.degraded = local, local.degraded
-        return local
+        visit.decision, visit.degraded = rest, rest.degraded
+        return rest
 
     async def _reserve(self, view: View, visit: Visit) -> Decision:
         """Step 7: the worst case of the dearest target that may still be tried; and what an exhausted budget leaves."""
@@ -240,25 +246,27 @@ class Pipeline:
         decision = visit.decision or self._decide(view, visit)
         if admission.reserved:
             return decision
-        spent = admission.reserved is False or (admission.budget_left is not None and admission.budget_left <= 0)
-        if not spent and await self.books.reserve(visit, _worst_case(view, visit, decision)):
-            return decision
-        local = self._within_budget(visit, decision)
-        nothing = Reservation(0, (local.targets[0], view.prices.price(local.targets[0])))
-        if not await self.books.reserve(visit, nothing):
-            raise accounts.exhausted(visit)
-        return local
+        wanted = _worst_case(view, visit, decision)
+        for _ in range(_RESERVING_MAX):
+            hopeless = visit.short is not None and wanted.amount_nano > 0
+            if not hopeless and await self.books.reserve(visit, wanted):
+                return decision
+            decision = self._within_budget(view, visit, decision)
+            wanted, visit.short = _worst_case(view, visit, decision, degraded=True), None
+        raise accounts.exhausted(visit)
 
     async def _call(self, view: View, visit: Visit, decision: Decision) -> Answer:
         """Step 8. A retry that may be billed as well is reserved as well."""
         request = visit.request
+        if request.max_tokens is None:  # what was reserved is what may be answered
+            request = msgspec.structs.replace(request, max_tokens=visit.features.max_tokens)
         deadline = request.options.deadline_ms
         visit.model = decision.targets[0]
         began = time.perf_counter()
 
         async def before_retry(name: str) -> None:
             if not await self.books.reserve(visit, _worst_case_of(view, visit, name)):
-                raise BudgetExhausted("the budget has not enough left for another try")
+                raise accounts.exhausted(visit)
 
         try:
             return await view.fleet.call(
@@ -384,7 +392,7 @@ class Pipeline:
             headers.append(("x-gateway-cost-usd", reply.usd(amount.cost_nano)))
             headers.append(("x-gateway-saved-usd", reply.usd(amount.saved_nano)))
         if visit.admission is not None:
-            headers += accounts.ratelimit_headers(visit.principal, visit.admission)
+            headers += accounts.ratelimit_headers(visit.admission)
         return headers
 
 
@@ -412,15 +420,26 @@ def _worst_case_of(view: View, visit: Visit, name: str) -> Reservation:
     price = view.prices.price(name, visit.ts_ms)
     if price is None:
         return Reservation(0, (name, None))
-    tokens = visit.features.max_tokens * max(1, visit.request.n)
-    amount = view.prices.worst_case_nano(name, visit.features.prompt_tokens, tokens, tier=visit.tier, at_ms=visit.ts_ms)
-    return Reservation(amount, (name, price))
+    features, context = visit.features, view.prices.context(name)
+    tokens = features.max_tokens if context is None else min(features.max_tokens, context)
+    tokens *= max(1, visit.request.n)
+    amount = view.prices.worst_case_nano(name, features.prompt_tokens, tokens, tier=visit.tier, at_ms=visit.ts_ms)
+    return Reservation(amount, (name, price), ((name, amount),))
 
 
-def _worst_case(view: View, visit: Visit, decision: Decision) -> Reservation:
-    """The dearest of all targets that may be tried."""
-    targets = (*decision.targets, *decision.last_resort)
-    return max((_worst_case_of(view, visit, name) for name in targets), key=lambda one: one.amount_nano)
+def _worst_case(view: View, visit: Visit, decision: Decision, *, degraded: bool = False) -> Reservation:
+    """The dearest of all targets that may be tried. A budget that is spent does not have to pay for local ones."""
+    each = [_worst_case_of(view, visit, name) for name in (*decision.targets, *decision.last_resort)]
+    if degraded:
+        each = [Reservation(0, one.price_of) if _is_local(view, one.price_of[0]) else one for one in each]
+    dearest = max(each, key=lambda one: one.amount_nano)
+    models = tuple(model for one in each for model in one.models)
+    return msgspec.structs.replace(dearest, models=models)
+
+
+def _is_local(view: View, name: str) -> bool:
+    model = view.settings.model(name)
+    return model is not None and model.is_local
 
 
 async def _chain(first: Chunk, rest: AsyncIterator[Chunk]) -> AsyncGenerator[Chunk, None]:

@@ -44,6 +44,10 @@ class Keys:
         self.entries = prefix + "cache:entries"
         self.sizes = prefix + "cache:sizes"
         self.bytes = prefix + "cache:bytes"
+        self.definitions = prefix + "definitions"
+        self.ceilings = prefix + "ceilings"
+        self.accounts = prefix + "accounts"
+        self.alerts = prefix + "alerts"
 
     def limits(self, key_id: str) -> str:
         return f"{self.prefix}l:{key_id}"
@@ -51,8 +55,8 @@ class Keys:
     def running(self, key_id: str) -> str:
         return f"{self.prefix}c:{key_id}"
 
-    def budget(self, key_id: str) -> str:
-        return f"{self.prefix}b:{key_id}"
+    def budget(self, account: str) -> str:
+        return f"{self.prefix}b:{account}"
 
     def once(self, request_id: str) -> str:
         return f"{self.prefix}once:{request_id}"

@@ -186,12 +186,17 @@ class Runtime:
         """From scratch, since events may have been missed: forget the keys, rebuild the index."""
         newest: Any = await self.redis.xrevrange(self.keys.events, count=1)
         self.ring.forget()
+        await self._load_definitions()
         self.semantic.apply({b"purge": b""})
         prefix = self.keys.vectors("").encode()
         async for name in self.redis.scan_iter(match=prefix + b"*", count=1000):
             rows: Any = await self.redis.hgetall(name)
             self.semantic.load(bytes(name).removeprefix(prefix).decode(), rows)
         return bytes(newest[0][0]) if newest else b"0-0"
+
+    async def _load_definitions(self) -> None:
+        fields: Any = await self.redis.hgetall(self.keys.definitions)
+        self.books.tree.load(fields)
 
     async def _next(self, last: bytes) -> bytes:
         reply: Any = await self.redis.xread({self.keys.events: last}, count=500, block=_BLOCK_MS)
@@ -204,6 +209,8 @@ class Runtime:
     async def _apply(self, event: Mapping[bytes, bytes]) -> None:
         if digest := event.get(b"key"):
             self.ring.forget(digest.decode())
+        elif b"definitions" in event:
+            await self._load_definitions()
         elif b"erased" in event:
             self._recent.clear()
         elif b"reload" in event:

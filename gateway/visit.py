@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gateway.budget.levels import NOTHING, Levels
+from gateway.budget.limits import Hold
 from gateway.features import estimate_tokens, prompt_texts
 from gateway.tokens import count_tokens
 from gateway.types import (
@@ -29,6 +31,7 @@ from gateway.types import (
 
 if TYPE_CHECKING:
     from gateway.budget.limits import Admission
+    from gateway.budget.reservations import Short
     from gateway.cache.index import Vector
     from gateway.cache.keys import CacheContext
     from gateway.policy.compile import CompiledPolicy
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from gateway.types import Price
 
 _KEPT_BYTES = 1024 * 1024
+_NOTHING_HELD = Hold()
 _PRICED_APART = (
     *("cache_write_1h_tokens", "audio_input_tokens", "image_input_tokens", "audio_output_tokens"),
     *("image_output_tokens", "tier"),
@@ -61,6 +65,9 @@ class Visit:
         self.model = ""
         self.attempts: list[Attempt] = []
         self.usage: Usage | None = None
+        self.levels: Levels = NOTHING
+        self.hold = _NOTHING_HELD
+        self.short: Short | None = None
         self.reserved_nano = 0
         self.status: Status = "ok"
         self.http_status = 200

@@ -10,6 +10,8 @@ from time import perf_counter
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+import msgspec
+
 from gateway.backends import translate
 from gateway.backends.litellm_hosted import LiteLLMBackend
 from gateway.backends.openai_http import OpenAIBackend
@@ -24,6 +26,8 @@ REFUSED_FIELDS = {"mistral.ai": ("stream_options",)}
 # Codes of a local model's refusal that a larger model need not share.
 TOO_SMALL = frozenset({"context_length_exceeded", "unsupported"})
 _DRAIN_POLL_S = 0.05
+_BOUNDS = ("max_tokens", "max_completion_tokens")
+_NULL = b"null"
 
 
 class Answer(NamedTuple):
@@ -117,7 +121,7 @@ class Fleet:
         lacking = _lacking(target)
         if target is None or lacking:
             raise UpstreamUnavailable(f"{name}: {lacking}", connect=True)
-        rest = target.backend.chat(request, timeout_s=left, watch=watch)
+        rest = target.backend.chat(_bounded(request, target.config), timeout_s=left, watch=watch)
         first = await anext(rest)
         if first.final:  # that is all of it: the call is to come to its end now, and the target to be known as well
             async for _ in rest:
@@ -135,6 +139,15 @@ class Fleet:
         if not isinstance(error, UpstreamRefused):
             return True
         return self._targets[name].config.is_local and error.code in TOO_SMALL
+
+
+def _bounded(request: ChatRequest, model: ModelConfig) -> ChatRequest:
+    """With the bound on its answer in the body, where the client has set none, spelled as the provider wants it."""
+    written = (request.fields.get(name, msgspec.Raw(_NULL)) for name in _BOUNDS)
+    if request.max_tokens is None or any(bytes(value) != _NULL for value in written):
+        return request
+    name = "max_completion_tokens" if model.kind == "openai" else "max_tokens"
+    return msgspec.structs.replace(request, fields={**request.fields, name: msgspec.Raw(b"%d" % request.max_tokens)})
 
 
 def _lacking(target: Target | None) -> str | None:

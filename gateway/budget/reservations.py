@@ -1,8 +1,8 @@
 """Round trips 2 and 3: reserve the worst case, then settle what it really was; and the sweep after a crash.
 
-A budget is a hash of three integers in nano-dollars, ``left + reserved + spent = limit``, changed by HINCRBY alone:
-amounts cross Lua as decimal strings and only the sign of a sum is looked at, since Lua's numbers are doubles.
-Settling is keyed by the request's intent: whoever deletes it counts it, so a lost reply or a replay counts once.
+Settling is keyed by the request's intent: whoever deletes it counts it, so a lost reply or a replay counts once. What
+the intent says was held goes back, whatever the worker believes; what the request cost is charged to the accounts that
+it was admitted on, in the windows it came in.
 """
 
 from __future__ import annotations
@@ -11,117 +11,107 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gateway.budget.limits import LEASE_MS, Intent, intent_value
+from gateway.budget.accounts import PRELUDE
+from gateway.budget.levels import Account
+from gateway.budget.limits import LEASE_MS, Hold, Intent
 from gateway.redis_io import Keys, RedisLink, Script
-from gateway.types import LedgerEntry, Principal
+from gateway.types import LedgerEntry
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from redis.asyncio import Redis
 
 _GRACE_MS = 4_000
 
-RESERVE = Script("""
-local amount = ARGV[3]
-if ARGV[4] ~= '' then
-  if redis.call('HEXISTS', KEYS[1], 'left') == 0 then
-    redis.call('HSET', KEYS[1], 'left', ARGV[4], 'limit', ARGV[4], 'reserved', '0', 'spent', '0')
-  end
-  if amount ~= '0' then
-    if redis.call('HINCRBY', KEYS[1], 'left', '-' .. amount) < 0 then
-      redis.call('HINCRBY', KEYS[1], 'left', amount)
-      return {0, redis.call('HGET', KEYS[1], 'left')}
-    end
-    redis.call('HINCRBY', KEYS[1], 'reserved', amount)
-  end
+# Returns 0 where it is held, else which account is short and what each has left.
+RESERVE = Script(
+    PRELUDE
+    + """
+local count, first, at = #KEYS - 2, 3, 4
+local short = hold(first, at, count)
+if short == 0 then
+  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+  return {0, {}}
 end
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
-return {1, ''}
-""")
+local left = lefts(first, at, count)
+if left[short] then tell_short(KEYS[2], KEYS[first + short - 1], string.sub(KEYS[first + short - 1], #ARGV[3] + 1)) end
+return {short, left}
+"""
+)
 
-# Returns 1 where this call counted the request, 0 where it had been counted before.
-SETTLE = Script("""
-local id, cost, entry = ARGV[1], ARGV[2], ARGV[3]
+_SETTLE = """
+local id, cost, prefix = ARGV[1], ARGV[2], ARGV[6]
+local levels, accounts = tonumber(ARGV[7]), tonumber(ARGV[8])
 local intent = redis.call('HGET', KEYS[1], id)
-local budgeted = ARGV[4] == '1'
-local function add(field, amount)
-  if amount ~= '0' and amount ~= '-0' then redis.call('HINCRBY', KEYS[2], field, amount) end
-end
-local function charge(given_back)
-  if not budgeted then return end
-  if redis.call('HEXISTS', KEYS[2], 'left') == 0 then return end
-  add('left', given_back)
-  add('left', '-' .. cost)
-  add('spent', cost)
-end
 if intent then
-  local reserved = string.match(intent, '^(%d+)|') or '0'
   redis.call('HDEL', KEYS[1], id)
-  if budgeted then add('reserved', '-' .. reserved) end
-  charge(reserved)
+  local held = string.match(intent, '^%d+|([^|]*)|')
+  if held and held ~= '' then give_back(prefix, held) end
 else
-  local swept = redis.call('HGET', KEYS[5], id)
+  local swept = redis.call('HGET', KEYS[2], id)
   if swept then
-    redis.call('HDEL', KEYS[5], id)
-    if budgeted then add('spent', '-' .. swept) end
-    charge(swept)
-  elseif ARGV[5] == '1' then
+    redis.call('HDEL', KEYS[2], id)
+    local charged, names = string.match(swept, '^(%d+)|(.*)$')
+    for name, slice in string.gmatch(names, '([^=,]+)=(%d*)') do charge(prefix .. name, slice, minus(charged)) end
+  elseif ARGV[4] == '1' or not redis.call('SET', KEYS[4], '1', 'NX', 'EX', 86400) then
     return 0
-  else
-    if not redis.call('SET', KEYS[6], '1', 'NX', 'EX', 86400) then return 0 end
-    charge('0')
   end
 end
-redis.call('ZREM', KEYS[3], id)
-if ARGV[6] ~= '0' and redis.call('EXISTS', KEYS[7]) == 1 then
-  redis.call('HINCRBYFLOAT', KEYS[7], 'tpm', '-' .. ARGV[6])
+local first, at = 6, 9
+for i = 0, levels - 1 do
+  redis.call('ZREM', KEYS[first + 2 * i + 1], id)
+  if ARGV[5] ~= '0' and ARGV[at + i] == '1' and redis.call('EXISTS', KEYS[first + 2 * i]) == 1 then
+    redis.call('HINCRBYFLOAT', KEYS[first + 2 * i], 'tpm', '-' .. ARGV[5])
+  end
 end
-redis.call('XADD', KEYS[4], '*', 'e', entry)
-if KEYS[8] then
-  redis.call('SET', KEYS[8], ARGV[7], 'PX', ARGV[8])
-  if ARGV[9] ~= '' then redis.call('SET', ARGV[9], ARGV[10], 'PX', ARGV[8]) end
-  local old = redis.call('HGET', KEYS[10], ARGV[10])
-  if old then redis.call('DECRBY', KEYS[11], string.match(old, '^(%d+):')) end
-  redis.call('HSET', KEYS[10], ARGV[10], #ARGV[7] .. ':' .. ARGV[11])
-  redis.call('INCRBY', KEYS[11], #ARGV[7])
-  redis.call('ZADD', KEYS[9], ARGV[12], ARGV[10])
+first, at = first + 2 * levels, at + levels
+for i = 0, accounts - 1 do
+  local name, slice, alerts = ARGV[at + 3 * i], ARGV[at + 3 * i + 1], ARGV[at + 3 * i + 2]
+  local after = charge(KEYS[first + i], slice, cost)
+  if alerts ~= '' and after > 0 then tell_passed(KEYS[5], KEYS[first + i], name, alerts, after, cost) end
 end
-return 1
-""")
-
-_REBUILD = """
-if redis.call('HEXISTS', KEYS[1], 'checked') == 1 then return 0 end
-if redis.call('HEXISTS', KEYS[1], 'left') == 0 then
-  redis.call('HSET', KEYS[1], 'left', ARGV[1], 'limit', ARGV[1], 'reserved', '0', 'spent', '0')
+redis.call('XADD', KEYS[3], '*', 'e', ARGV[3])
+first, at = first + accounts, at + 3 * accounts
+if KEYS[first] then
+  local value, ttl, normal, digest = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  redis.call('SET', KEYS[first], value, 'PX', ttl)
+  if normal ~= '' then redis.call('SET', normal, digest, 'PX', ttl) end
+  local old = redis.call('HGET', KEYS[first + 2], digest)
+  if old then redis.call('DECRBY', KEYS[first + 3], string.match(old, '^(%d+):')) end
+  redis.call('HSET', KEYS[first + 2], digest, #value .. ':' .. ARGV[at + 4])
+  redis.call('INCRBY', KEYS[first + 3], #value)
+  redis.call('ZADD', KEYS[first + 1], ARGV[at + 5], digest)
 end
-local spent = redis.call('HGET', KEYS[1], 'spent')
-redis.call('HSET', KEYS[1], 'checked', ARGV[2])
-local missing = redis.call('HINCRBY', KEYS[1], 'checked', spent == '0' and '0' or '-' .. spent)
-if missing > 0 then
-  local amount = redis.call('HGET', KEYS[1], 'checked')
-  redis.call('HINCRBY', KEYS[1], 'spent', amount)
-  redis.call('HINCRBY', KEYS[1], 'left', '-' .. amount)
-end
-redis.call('HSET', KEYS[1], 'checked', '1')
 return 1
 """
+# Returns 1 where this call counted the request, 0 where it had been counted before.
+SETTLE = Script(PRELUDE + _SETTLE)
+SETTLE_UNLIMITED = Script(_SETTLE)
 
-_SWEEP = Script("""
-local intent = redis.call('HGET', KEYS[1], ARGV[1])
+_SWEEP = Script(
+    PRELUDE
+    + """
+local id, prefix = ARGV[1], ARGV[4]
+local intent = redis.call('HGET', KEYS[1], id)
 if not intent or intent ~= ARGV[2] then return 0 end
-local reserved = string.match(intent, '^(%d+)|') or '0'
-redis.call('HDEL', KEYS[1], ARGV[1])
-redis.call('ZREM', KEYS[3], ARGV[1])
-if reserved ~= '0' and redis.call('HEXISTS', KEYS[2], 'reserved') == 1 then
-  redis.call('HINCRBY', KEYS[2], 'reserved', '-' .. reserved)
-  redis.call('HINCRBY', KEYS[2], 'spent', reserved)
+redis.call('HDEL', KEYS[1], id)
+local total, held = string.match(intent, '^(%d+)|([^|]*)|')
+total = total or '0'
+give_back(prefix, held or '')
+local charged = ''
+local running = tonumber(ARGV[5])
+for i = 1, running do redis.call('ZREM', KEYS[4 + i], id) end
+for i = 6, #ARGV, 3 do
+  local key = prefix .. ARGV[i]
+  local after = charge(key, ARGV[i + 1], total)
+  if ARGV[i + 2] ~= '' and after > 0 then tell_passed(KEYS[4], key, ARGV[i], ARGV[i + 2], after, total) end
+  charged = charged .. ARGV[i] .. '=' .. ARGV[i + 1] .. ','
 end
-redis.call('HSET', KEYS[5], ARGV[1], reserved)
-redis.call('EXPIRE', KEYS[5], 86400)
-redis.call('XADD', KEYS[4], '*', 'e', ARGV[3])
+redis.call('HSET', KEYS[2], id, total .. '|' .. charged)
+redis.call('EXPIRE', KEYS[2], 86400)
+redis.call('XADD', KEYS[3], '*', 'e', ARGV[3])
 return 1
-""")
+"""
+)
 
 
 class CacheWrite(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,79 +128,96 @@ class CacheWrite(msgspec.Struct, frozen=True, kw_only=True):
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     """All that settling needs; this is also what is spooled to disk while Redis is away.
 
-    ``intent`` says whether trip 1 wrote one (else a replay is told apart by a marker); ``tokens`` are still to be
-    charged to the key's TPM bucket.
+    ``intent`` says whether trip 1 wrote one (else a replay is told apart by a marker). ``charges``: name, slice and
+    alerts of each account the cost is charged to. ``rates``: counters of limits by name, and whether tokens are among
+    them, to which ``tokens`` are still to be charged.
     """
 
     entry: LedgerEntry
-    budgeted: bool
     intent: bool
+    charges: tuple[tuple[str, str, str], ...] = ()
+    rates: tuple[tuple[str, bool], ...] = ()
     tokens: int = 0
     store: CacheWrite | None = None
 
 
+class Short(msgspec.Struct, frozen=True):
+    """Which account has too little left, and what each account of the hold has (nano-dollars).
+
+    ``account`` is None where one of them is not open: nothing is known.
+    """
+
+    account: Account | None
+    left: tuple[tuple[Account, int], ...] = ()
+
+
+def charged_to(*accounts: Account) -> tuple[tuple[str, str, str], ...]:
+    """Accounts as a settlement names them."""
+    return tuple((account.name, account.slice, account.alerts) for account in accounts)
+
+
 async def reserve(
-    link: RedisLink,
-    keys: Keys,
-    principal: Principal,
-    request_id: str,
-    intent: Intent,
-    *,
-    add_nano: int,
-    total_nano: int,
-) -> bool:
-    """Take ``add_nano`` more from the budget, ``total_nano`` in all for this request; False: not enough is left.
+    link: RedisLink, keys: Keys, request_id: str, intent: Intent, *, add: Hold, total: Hold
+) -> Short | None:
+    """Take ``add`` more, ``total`` in all for this request, from every account or from none. None: it is held.
 
     Raises:
         RedisAway
     """
-    budget = "" if principal.budget_nano is None else str(principal.budget_nano)
-    reply = await link.run(
-        RESERVE,
-        (keys.budget(principal.key_id), keys.intents),
-        request_id,
-        intent_value(intent, total_nano),
-        str(add_nano),
-        budget,
-    )
-    return bool(reply[0])
+    value = total.value + msgspec.json.encode(intent)
+    if not add.parts:
+        await link.call("HSET", keys.intents, request_id, value)
+        return None
+    names: list[str] = [keys.intents, keys.alerts]
+    args: list[str] = []
+    for account, amount in add.parts:
+        names.append(keys.budget(account.name))
+        args += (str(amount), account.slice)
+    short, left = await link.run(RESERVE, tuple(names), request_id, value, keys.budget(""), *args)
+    if not short:
+        return None
+    if None in left:
+        return Short(None)
+    told = tuple((account, int(nano)) for (account, _), nano in zip(add.parts, left, strict=True))
+    return Short(add.parts[short - 1][0], told)
 
 
 async def settle(link: RedisLink, keys: Keys, settlement: Settlement) -> bool:
-    """Count a request once: budget, limits, ledger row and stored answer in one call. False: it had been counted.
+    """Count a request once: budgets, limits, ledger row and stored answer in one call. False: it had been counted.
 
     Raises:
         RedisAway
     """
-    names, args = settle_call(keys, settlement)
-    return bool(await link.run(SETTLE, names, *args, patient=True))
+    script, names, args = settle_call(keys, settlement)
+    return bool(await link.run(script, names, *args, patient=True))
 
 
-def settle_call(keys: Keys, settlement: Settlement) -> tuple[tuple[str, ...], tuple[Any, ...]]:
-    """Keys and arguments of :data:`SETTLE` for a settlement."""
+def settle_call(keys: Keys, settlement: Settlement) -> tuple[Script, tuple[str, ...], tuple[Any, ...]]:
+    """The script that settles, its keys and its arguments."""
     entry, store = settlement.entry, settlement.store
-    names: tuple[str, ...] = (
-        keys.intents,
-        keys.budget(entry.key_id),
-        keys.running(entry.key_id),
-        keys.ledger,
-        keys.swept,
-        keys.once(entry.request_id),
-        keys.limits(entry.key_id),
-    )
-    args: tuple[Any, ...] = (
+    names = [keys.intents, keys.swept, keys.ledger, keys.once(entry.request_id), keys.alerts]
+    args: list[Any] = [
         entry.request_id,
         str(entry.cost_nano),
         msgspec.json.encode(entry),
-        "1" if settlement.budgeted else "0",
         "1" if settlement.intent else "0",
         str(settlement.tokens),
-    )
+        keys.budget(""),
+        str(len(settlement.rates)),
+        str(len(settlement.charges)),
+    ]
+    for name, has_tokens in settlement.rates:
+        names += (keys.limits(name), keys.running(name))
+        args.append("1" if has_tokens else "0")
+    for charge in settlement.charges:
+        names.append(keys.budget(charge[0]))
+        args += charge
     if store is not None:
         names += (keys.exact(store.digest), keys.entries, keys.sizes, keys.bytes)
         normal = keys.normal(store.normal) if store.normal else ""
         args += (store.value, str(store.ttl_ms), normal, store.digest, store.partition, str(store.expires_ms))
-    return names, args
+    unlimited = not settlement.charges and not settlement.rates
+    return SETTLE_UNLIMITED if unlimited else SETTLE, tuple(names), tuple(args)
 
 
 async def sweep(redis: Redis, now_ms: int, keys: Keys | None = None) -> int:
@@ -221,8 +228,7 @@ async def sweep(redis: Redis, now_ms: int, keys: Keys | None = None) -> int:
     keys = keys or Keys()
     swept, alive = 0, dict[str, bool]()
     async for field, value in redis.hscan_iter(keys.intents, count=500):
-        _, _, payload = bytes(value).partition(b"|")
-        intent = msgspec.json.decode(payload, type=Intent)
+        intent = msgspec.json.decode(bytes(value)[value.index(b"{") :], type=Intent)
         if intent.worker not in alive:
             alive[intent.worker] = not await _gone(redis, keys, intent.worker, now_ms)
         if not alive[intent.worker] or intent.ts_ms < now_ms - LEASE_MS:
@@ -245,8 +251,12 @@ async def _sweep_one(redis: Redis, keys: Keys, request_id: str, value: bytes, in
     entry = LedgerEntry(
         request_id=request_id,
         ts_ms=intent.ts_ms,
+        organisation=intent.organisation,
         key_id=intent.key_id,
         team=intent.team,
+        project=intent.project,
+        end_user=intent.end_user,
+        tags=intent.tags,
         policy=intent.policy,
         rule=intent.rule,
         requested_model=intent.requested,
@@ -261,17 +271,8 @@ async def _sweep_one(redis: Redis, keys: Keys, request_id: str, value: bytes, in
         price_date=intent.price_date,
         duration_ms=float(max(0, now_ms - intent.ts_ms)),
     )
-    names = (keys.intents, keys.budget(intent.key_id), keys.running(intent.key_id), keys.ledger, keys.swept)
-    args = (request_id, value, msgspec.json.encode(entry))
+    names = [keys.intents, keys.swept, keys.ledger, keys.alerts, *(keys.running(name) for name in intent.running)]
+    args: list[bytes | str] = [request_id, value, msgspec.json.encode(entry), keys.budget(""), str(len(intent.running))]
+    for charge in intent.charges:
+        args += charge
     return int(await redis.eval(_SWEEP.source, len(names), *names, *args))
-
-
-async def rebuild_budget(redis: Redis, record: Mapping[str, Any], spent_nano: int, keys: Keys | None = None) -> None:
-    """Make good what Redis has lost of a key's budget: its limit from the definition, its spend from the ledger.
-
-    Safe to call again, and on counters in use: they are checked against the ledger once, since the ledger only lags.
-    """
-    limit = record.get("budget_nano")
-    if limit is not None:
-        name = (keys or Keys()).budget(str(record["id"]))
-        await redis.eval(_REBUILD, 1, name, str(limit), str(spent_nano))

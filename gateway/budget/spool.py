@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway.budget.reservations import SETTLE, Settlement, settle_call
+from gateway.budget.reservations import Settlement, settle_call
 from gateway.redis_io import Keys
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ async def _replay_file(redis: Redis, file: int, keys: Keys) -> int:
             settlement = msgspec.json.decode(line, type=Settlement)
         except msgspec.DecodeError:
             continue  # the last line of a worker that died while writing it
-        names, args = settle_call(keys, settlement)
-        await redis.eval(SETTLE.source, len(names), *names, *args)
+        script, names, args = settle_call(keys, settlement)
+        await redis.eval(script.source, len(names), *names, *args)
         count += 1
     return count

@@ -80,7 +80,7 @@ def chat_request(raw: bytes, headers: Mapping[str, str], request_id: str) -> Cha
         fields=fields,
         stream=bool(body.stream),
         include_usage=bool(body.stream and body.stream_options and body.stream_options.include_usage),
-        max_tokens=body.max_completion_tokens or body.max_tokens,
+        max_tokens=max(body.max_completion_tokens or 0, body.max_tokens or 0) or None,
         n=body.n or 1,
         logprobs=bool(body.logprobs),
         user=(body.user or "")[:_TEXT_MAX],

@@ -158,15 +158,26 @@ class CompiledPolicy:
             degraded=degraded,
         )
 
-    def for_budget(self, decision: Decision) -> Decision | None:
-        """The same decision on local models only, for a budget that is spent. None: answer 402."""
+    def for_budget(
+        self, decision: Decision, fits: Callable[[str], bool] = lambda _: False, *, whole: bool = True
+    ) -> Decision | None:
+        """The same decision with what may still be tried once a budget is spent. None: answer 402.
+
+        ``fits``: whether the worst case of a model is still left. ``whole``: a budget of the request is spent, and not
+        only one model's, which would leave all other models to be tried.
+        """
+        rule = self.policy.on_budget_exhausted
         candidates = (*decision.targets, *decision.last_resort)
-        local = tuple(name for name in candidates if self.models[name].is_local)
-        if self.policy.on_budget_exhausted == "reject" or not local:
+        kept: list[str] = []
+        for name in candidates:
+            local = self.models[name].is_local and rule != "reject"
+            if local or ((not whole or rule == "cheaper") and fits(name)):
+                kept.append(name)
+        if not kept or (whole and rule == "reject"):
             return None
-        spent = tuple(Rejected(model=name, reason="budget exhausted") for name in candidates if name not in local)
+        spent = tuple(Rejected(model=name, reason="budget exhausted") for name in candidates if name not in kept)
         return msgspec.structs.replace(
-            decision, targets=local, last_resort=(), rejected=decision.rejected + spent, degraded="budget"
+            decision, targets=tuple(kept), last_resort=(), rejected=decision.rejected + spent, degraded="budget"
         )
 
     def _local_models(self) -> list[str]:

@@ -62,7 +62,7 @@ class Policy(Strict, frozen=True, kw_only=True):
     baseline: str | None = None
     cache: CacheConfig = CacheConfig()
     default_max_tokens: Positive = 1024
-    on_budget_exhausted: Literal["local", "reject"] = "local"
+    on_budget_exhausted: Literal["local", "cheaper", "reject"] = "local"
     on_redis_down: Literal["allow", "deny"] | None = None
     unpriced: Literal["reject", "allow"] = "reject"
 

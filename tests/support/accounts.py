@@ -1,4 +1,4 @@
-"""A key's requests as the budget sees them, without a gateway around: for tests of limits and reservations."""
+"""Requests as budgets see them, without a gateway around: for tests of limits and reservations."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from gateway.budget.limits import Intent
-from gateway.budget.reservations import CacheWrite, Settlement
-from gateway.redis_io import Keys
+from gateway.budget.accounts import open_accounts
+from gateway.budget.levels import Account, Levels, own
+from gateway.budget.limits import Hold, Intent
+from gateway.budget.reservations import CacheWrite, Settlement, charged_to
+from gateway.redis_io import Keys, RedisLink
 from gateway.types import LedgerEntry, Principal
 from tests.support.ledger import NOON, entry
 
@@ -25,18 +27,43 @@ def intent(**changes: Any) -> Intent:
     return Intent(**(fields | changes))
 
 
-def settlement(request_id: str, cost: int = 0, *, store: CacheWrite | None = None, **changes: Any) -> Settlement:
-    """Of an admitted request of a key with a budget, unless ``changes`` say otherwise."""
-    about = {"budgeted": True, "intent": True, "tokens": 0} | changes
+def charged(levels: Levels) -> tuple[tuple[str, str, str], ...]:
+    """The accounts of a request, as its intent and its settlement name them."""
+    return charged_to(*levels.accounts)
+
+
+def held(amount: int, *accounts: Account) -> Hold:
+    """The same amount of each account."""
+    return Hold(amount, tuple((account, amount) for account in accounts))
+
+
+def settlement(
+    request_id: str, cost: int = 0, levels: Levels | None = None, *, store: CacheWrite | None = None, **changes: Any
+) -> Settlement:
+    """Of an admitted request of a key with a budget and a token limit, unless ``levels`` say otherwise."""
+    on = levels or own(principal(budget_nano=1, tpm=1))
+    rates = tuple((rate.name, rate.tpm > 0) for rate in on.rates)
+    about: dict[str, Any] = {"intent": True, "charges": charged(on), "rates": rates} | changes
     return Settlement(entry=entry(request_id, cost_nano=cost), store=store, **about)
 
 
-async def budget(redis: Redis, key_id: str = "k1") -> dict[str, int]:
-    """The amounts of a key's budget, nano-dollars; {} where it has none yet."""
-    held: Any = await redis.hgetall(KEYS.budget(key_id))
-    amounts = {name.decode(): int(value) for name, value in held.items()}
-    amounts.pop("checked", None)
-    return amounts
+async def opened(link: RedisLink, levels: Levels, **ceilings: int) -> Levels:
+    """``levels`` with every account open; ``ceilings`` are limits by budget, nano-dollars."""
+    for budget_id, limit in ceilings.items():
+        await link.call("HSET", KEYS.ceilings, budget_id, str(limit))
+    assert await open_accounts(link, KEYS, levels.accounts, NOON)
+    return levels
+
+
+async def key_with(link: RedisLink, budget_nano: int, **limits: Any) -> Levels:
+    """A key with a budget of its own, opened."""
+    return await opened(link, own(principal(budget_nano=budget_nano, **limits)), k1=budget_nano)
+
+
+async def budget(redis: Redis, account: str = "k1") -> dict[str, int]:
+    """The amounts of an account, nano-dollars; {} where it is not open."""
+    held: Any = await redis.hgetall(KEYS.budget(account))
+    return {name: int(held[name.encode()]) for name in ("left", "reserved", "spent", "limit") if held}
 
 
 async def ledger(redis: Redis) -> list[LedgerEntry]:

@@ -106,13 +106,14 @@ class Gateway:
         await runtime.books.drain()
         await runtime.redis.flushdb()
         runtime.ring.forget()
+        runtime.books.tree.load({})
         runtime.view = msgspec.structs.replace(view, fleet=Fleet.build(view.settings))
         await view.fleet.close()
 
     async def budget(self, key: str) -> dict[str, int]:
         """``left``, ``reserved``, ``spent`` and ``limit`` of a key's budget, nano-dollars; {} before its first use."""
         held: Any = await self.runtime.redis.hgetall(self.runtime.keys.budget(self.key_id(key)))
-        return {name.decode(): int(value) for name, value in held.items()}
+        return {name: int(held[name.encode()]) for name in ("limit", "left", "reserved", "spent") if held}
 
     async def nothing_held(self, key: str) -> None:
         """Assert that every request is settled: no intent, no slot and no part of the budget is held."""

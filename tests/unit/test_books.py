@@ -13,8 +13,10 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.books import Books, Reservation, exhausted, ratelimit_headers
-from gateway.budget.limits import Admission, Intent
-from gateway.budget.reservations import CacheWrite
+from gateway.budget.definitions import Budget
+from gateway.budget.levels import account_of, own
+from gateway.budget.limits import Admission, Intent, Limit
+from gateway.budget.reservations import CacheWrite, Short
 from gateway.budget.spool import Spool
 from gateway.cache.keys import cache_context
 from gateway.errors import Overloaded, RateLimited
@@ -43,7 +45,8 @@ def keeping(link: RedisLink, folder: Path) -> Books:
 
 
 @pytest.fixture
-def books(link: RedisLink, tmp_path: Path) -> Books:
+async def books(link: RedisLink, tmp_path: Path) -> Books:
+    await link.call("HSET", KEYS.ceilings, "k1", "1000")
     return keeping(link, tmp_path)
 
 
@@ -80,14 +83,12 @@ async def test_a_limit_that_is_reached_is_told_with_openais_headers(books: Books
 
 
 def test_headers_are_only_for_limits_that_there_are() -> None:
-    told = Admission(requests_left=4, requests_reset=1.5, tokens_left=7, tokens_reset=0.25)
-    assert ratelimit_headers(Principal(key_id="k"), told) == []
-    assert dict(ratelimit_headers(Principal(key_id="k", tpm=9), told)) == {
+    assert ratelimit_headers(Admission()) == []
+    assert dict(ratelimit_headers(Admission(tokens=Limit(9, 7, 0.25)))) == {
         "x-ratelimit-limit-tokens": "9",
         "x-ratelimit-remaining-tokens": "7",
         "x-ratelimit-reset-tokens": "0.250s",
     }
-    assert ratelimit_headers(Principal(key_id="k", rpm=9, tpm=9), Admission(known=False)) == []
 
 
 async def test_the_answer_is_looked_up_in_the_same_trip_if_it_may_be(books: Books, shown: View, redis: Redis) -> None:
@@ -138,7 +139,8 @@ async def test_a_second_reservation_adds_to_the_first_and_a_refused_one_does_not
     assert granted == [True, False, True]
     assert one.reserved_nano == 1000
     value: Any = await redis.hget(KEYS.intents, "req_1")
-    amount, _, payload = value.partition(b"|")
+    amount, parts, payload = value.split(b"|", 2)
+    assert parts == b"k1=1000"
     intent = msgspec.json.decode(payload, type=Intent)
     assert (amount, intent.model, intent.worker, intent.requested) == (b"1000", "big", "w1", "auto")
     assert intent.price_source
@@ -151,7 +153,7 @@ async def test_settling_charges_the_answers_tokens_only_where_there_is_a_bucket(
 ) -> None:
     one = visit(shown, BUDGETED)
     one.admission = await books.admit(one, look_up=False)
-    before = one.admission.tokens_left or 0
+    before = one.admission.tokens.left if one.admission.tokens else 0
     await books.reserve(one, hold(shown, 600))
     await books.settle(one, row(one, shown, completion_tokens=40, cost_nano=250), None)
     assert float(await redis.hget(KEYS.limits("k1"), "tpm")) == pytest.approx(before - 40, abs=1)  # type: ignore[arg-type]
@@ -163,6 +165,7 @@ async def test_what_cannot_be_settled_is_spooled_and_settled_once_redis_is_back(
 ) -> None:
     shown = view(tmp_path, [BIG], [EVERYTHING_BIG | {"on_redis_down": "allow"}])
     async with restarting(own_redis, tmp_path) as books:
+        await books.link.call("HSET", KEYS.ceilings, "k1", "1000")
         before = visit(shown, BUDGETED)
         before.admission = await books.admit(before, look_up=False)
         await books.reserve(before, hold(shown, 600))
@@ -208,10 +211,19 @@ async def test_draining_waits_for_what_was_begun_also_when_it_fails_or_begins_mo
     assert "a settlement failed" in caplog.text
 
 
-def test_the_402_names_the_key_and_its_budget(shown: View) -> None:
-    error = exhausted(visit(shown, Principal(key_id="k1", name="batch", budget_nano=1_250_000_000)))
+def test_the_402_names_the_budget_and_when_it_resets(shown: View) -> None:
+    one = visit(shown, Principal(key_id="k1", name="batch", budget_nano=1_250_000_000))
+    [own_account] = own(one.principal).accounts
+    one.short = Short(own_account)
+    error = exhausted(one)
     assert (error.status, error.code, error.type) == (402, "budget_exhausted", "insufficient_quota")
-    assert error.message == "the budget of key 'batch' ($1.25) is exhausted"
+    assert (error.message, error.retry_after) == ("the budget of key 'batch' ($1.25) is exhausted", None)
+
+    month = Budget(id="b1", scope="team", subject="red", limit_nano=50 * 10**9, window="month", time_zone="Asia/Tokyo")
+    one.short = Short(account_of(month, "red", 1_767_225_600_000))  # 2026-01-01T00:00Z, nine o'clock in Tokyo
+    error = exhausted(one)
+    assert error.message == ("the month budget of team 'red' ($50.00) is exhausted; it resets at 2026-01-31T15:00:00Z")
+    assert error.param == "b1"
 
 
 async def test_the_spool_holds_no_answer(away: Books, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway import redis_io
+from gateway.budget.levels import own
 from gateway.budget.limits import Intent, admit
 from gateway.config import GatewayConfig, RedisConfig, Settings
 from gateway.errors import RedisAway
@@ -166,7 +167,7 @@ async def test_a_full_redis_counts_as_away_also_inside_a_script(own_redis: Redis
             await link.call("SET", "a", "b")
         intent = Intent(worker="w", key_id="k", ts_ms=1)
         with pytest.raises(RedisAway, match="OOM"):
-            await admit(link, Keys(), Principal(key_id="k", rpm=5), "r1", intent, tokens=1)
+            await admit(link, Keys(), own(Principal(key_id="k", rpm=5)), "r1", intent, tokens=1)
     await redis.aclose()
 
 

@@ -8,22 +8,26 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from gateway.budget.accounts import catch_up
+from gateway.budget.levels import NOTHING, Levels, own
 from gateway.budget.limits import LEASE_MS, admit
-from gateway.budget.reservations import CacheWrite, rebuild_budget, reserve, settle, sweep
-from gateway.redis_io import Keys, RedisLink
-from gateway.types import Principal
-from tests.support.accounts import KEYS, budget, intent, ledger, principal, settlement
-from tests.support.ledger import NOON, key_record
+from gateway.budget.reservations import CacheWrite, reserve, settle, sweep
+from gateway.redis_io import RedisLink
+from tests.support.accounts import KEYS, budget, charged, held, intent, key_with, ledger, principal, settlement
+from tests.support.ledger import NOON
 
 DAY_MS = 86_400_000
 
 
-async def admitted(link: RedisLink, name: str, who: Principal, worker: str = "w1") -> None:
-    assert (await admit(link, KEYS, who, name, intent(worker=worker), tokens=1)).refused == ""
+async def admitted(link: RedisLink, name: str, who: Levels, worker: str = "w1") -> None:
+    about = intent(worker=worker, charges=charged(who))
+    assert (await admit(link, KEYS, who, name, about, tokens=1)).refused == ""
 
 
-async def reserved(link: RedisLink, name: str, amount: int, who: Principal, worker: str = "w1") -> bool:
-    return await reserve(link, KEYS, who, name, intent(worker=worker), add_nano=amount, total_nano=amount)
+async def reserved(link: RedisLink, name: str, amount: int, who: Levels, worker: str = "w1") -> bool:
+    wanted = held(amount, *who.accounts)
+    about = intent(worker=worker, charges=charged(who))
+    return await reserve(link, KEYS, name, about, add=wanted, total=wanted) is None
 
 
 async def swept(redis: Redis) -> int:
@@ -33,7 +37,7 @@ async def swept(redis: Redis) -> int:
 
 
 async def test_concurrent_requests_never_overdraw_a_budget(link: RedisLink, redis: Redis) -> None:
-    who = principal(budget_nano=10**18 + 9)
+    who = await key_with(link, 10**18 + 9)
     share = 10**17 + 1
 
     granted = await asyncio.gather(*(reserved(link, f"r{n}", share, who) for n in range(60)))
@@ -48,7 +52,7 @@ async def test_concurrent_requests_never_overdraw_a_budget(link: RedisLink, redi
 
 
 async def test_a_refused_reservation_takes_nothing(link: RedisLink, redis: Redis) -> None:
-    who = principal(budget_nano=100)
+    who = await key_with(link, 100)
     await admitted(link, "r1", who)
     assert not await reserved(link, "r1", 101, who)
     assert await budget(redis) == {"left": 100, "reserved": 0, "spent": 0, "limit": 100}
@@ -57,13 +61,13 @@ async def test_a_refused_reservation_takes_nothing(link: RedisLink, redis: Redis
 
 
 async def test_a_budget_of_nothing_buys_nothing_but_what_is_free(link: RedisLink) -> None:
-    who = principal(budget_nano=0)
+    who = await key_with(link, 0)
     assert not await reserved(link, "r1", 1, who)
     assert await reserved(link, "r1", 0, who)
 
 
 async def test_settling_many_times_at_once_counts_once(link: RedisLink, redis: Redis) -> None:
-    who = principal(budget_nano=1000)
+    who = await key_with(link, 1000)
     await admitted(link, "r1", who)
     await reserved(link, "r1", 400, who)
 
@@ -76,7 +80,7 @@ async def test_settling_many_times_at_once_counts_once(link: RedisLink, redis: R
 
 async def test_two_counts_of_one_request_that_redis_never_saw_count_once(link: RedisLink, redis: Redis) -> None:
     """Trip 1 found Redis away; its settlement is spooled, and replayed from the start after a crash."""
-    await reserved(link, "other", 0, principal(budget_nano=1000))
+    await key_with(link, 1000)
     late = settlement("r1", 70, intent=False)
     assert [await settle(link, KEYS, late) for _ in range(3)] == [True, False, False]
     assert (await budget(redis))["spent"] == 70
@@ -84,7 +88,7 @@ async def test_two_counts_of_one_request_that_redis_never_saw_count_once(link: R
 
 
 async def test_a_settlement_that_comes_after_the_sweep_replaces_its_charge(link: RedisLink, redis: Redis) -> None:
-    who = principal(budget_nano=1000)
+    who = await key_with(link, 1000)
     await admitted(link, "r1", who)
     await reserved(link, "r1", 400, who)
     assert await swept(redis) == 1
@@ -99,26 +103,17 @@ async def test_a_settlement_that_comes_after_the_sweep_replaces_its_charge(link:
 
 async def test_a_key_without_a_budget_never_gets_a_budget(link: RedisLink, redis: Redis) -> None:
     for name in ("settled", "crashed"):
-        await admitted(link, name, principal())
-        assert await reserved(link, name, 10**18, principal())
-    await settle(link, KEYS, settlement("settled", 5, budgeted=False))
-    await settle(link, KEYS, settlement("unseen", 5, budgeted=False, intent=False))
+        await admitted(link, name, NOTHING)
+        assert await reserved(link, name, 10**18, NOTHING)
+    await settle(link, KEYS, settlement("settled", 5, NOTHING))
+    await settle(link, KEYS, settlement("unseen", 5, NOTHING, intent=False))
     assert await swept(redis) == 1
-    await settle(link, KEYS, settlement("crashed", 5, budgeted=False))
+    await settle(link, KEYS, settlement("crashed", 5, NOTHING))
     assert not await redis.exists(KEYS.budget("k1"))
 
 
-async def test_a_free_answer_opens_no_budget(link: RedisLink, redis: Redis) -> None:
-    """A cache hit on a fresh key with a budget: nothing was reserved, nothing spent, the whole limit is left."""
-    who = principal(budget_nano=1000)
-    await admitted(link, "r1", who)
-    await settle(link, KEYS, settlement("r1", 0))
-    assert await budget(redis) == {}
-    assert (await admit(link, KEYS, who, "r2", intent(), tokens=1)).budget_left == 1000
-
-
 async def test_the_sweep_leaves_the_living_and_the_briefly_missing_alone(link: RedisLink, redis: Redis) -> None:
-    who = principal(budget_nano=1000)
+    who = await key_with(link, 1000)
     for worker in ("living", "late", "gone"):
         await admitted(link, f"of-{worker}", who, worker)
         await reserved(link, f"of-{worker}", 100, who, worker)
@@ -137,7 +132,7 @@ async def test_the_sweep_leaves_the_living_and_the_briefly_missing_alone(link: R
 
 
 async def test_a_crashed_row_says_what_is_known_and_charges_the_reservation(link: RedisLink, redis: Redis) -> None:
-    who = principal(budget_nano=10**18, concurrency=5)
+    who = await key_with(link, 10**18, concurrency=5)
     about = intent(
         worker="gone",
         team="red",
@@ -147,9 +142,12 @@ async def test_a_crashed_row_says_what_is_known_and_charges_the_reservation(link
         requested="auto",
         price_source="litellm",
         price_date="2026-01-01",
+        charges=charged(who),
+        running=("k1",),
     )
     await admit(link, KEYS, who, "r1", about, tokens=1)
-    await reserve(link, KEYS, who, "r1", about, add_nano=2**53 + 1, total_nano=2**53 + 1)
+    wanted = held(2**53 + 1, *who.accounts)
+    await reserve(link, KEYS, "r1", about, add=wanted, total=wanted)
     assert await swept(redis) == 1
 
     [row] = await ledger(redis)
@@ -163,7 +161,7 @@ async def test_a_crashed_row_says_what_is_known_and_charges_the_reservation(link
 
 
 async def test_a_crash_before_anything_was_bought_costs_nothing(link: RedisLink, redis: Redis) -> None:
-    await admitted(link, "r1", principal(budget_nano=1000))
+    await admitted(link, "r1", await key_with(link, 1000))
     assert await swept(redis) == 1
     [row] = await ledger(redis)
     assert (row.cost_nano, row.usage_source) == (0, "none")
@@ -172,14 +170,14 @@ async def test_a_crash_before_anything_was_bought_costs_nothing(link: RedisLink,
 async def test_an_intent_that_outlives_its_lease_is_swept_although_its_worker_lives(
     link: RedisLink, redis: Redis
 ) -> None:
-    await admitted(link, "r1", principal())
+    await admitted(link, "r1", NOTHING)
     await redis.set(KEYS.alive("w1"), "1")
     assert await sweep(redis, NOON + LEASE_MS) == 0
     assert await sweep(redis, NOON + LEASE_MS + 1) == 1
 
 
 async def test_a_settlement_and_a_sweep_at_the_same_moment_count_once(link: RedisLink, redis: Redis) -> None:
-    who = principal(budget_nano=10_000)
+    who = await key_with(link, 10_000)
     for n in range(40):
         await admitted(link, f"r{n}", who)
         await reserved(link, f"r{n}", 100, who)
@@ -195,19 +193,19 @@ async def test_a_settlement_and_a_sweep_at_the_same_moment_count_once(link: Redi
 
 
 async def test_tokens_of_the_answer_are_charged_to_the_bucket_the_key_has(link: RedisLink, redis: Redis) -> None:
-    who = principal(tpm=1000)
+    who = own(principal(tpm=1000))
     await admit(link, KEYS, who, "r1", intent(), tokens=100)
-    await settle(link, KEYS, settlement("r1", 0, budgeted=False, tokens=1500))
+    await settle(link, KEYS, settlement("r1", 0, who, tokens=1500))
     assert float(await redis.hget(KEYS.limits("k1"), "tpm")) == -600  # type: ignore[arg-type]
-    await settle(link, KEYS, settlement("r2", 0, budgeted=False, intent=False, tokens=1500))
+    await settle(link, KEYS, settlement("r2", 0, NOTHING, intent=False, tokens=1500))
     await redis.delete(KEYS.limits("k1"))
-    await settle(link, KEYS, settlement("r3", 0, budgeted=False, intent=False, tokens=1500))
+    await settle(link, KEYS, settlement("r3", 0, who, intent=False, tokens=1500))
     assert not await redis.exists(KEYS.limits("k1"))
 
 
 async def test_an_answer_is_stored_in_the_call_that_settles_and_only_there(link: RedisLink, redis: Redis) -> None:
     store = CacheWrite(digest="d", normal="n", partition="p", value=b"12345", ttl_ms=DAY_MS, expires_ms=NOON)
-    await admitted(link, "r1", principal())
+    await admitted(link, "r1", NOTHING)
     await settle(link, KEYS, settlement("r1", store=store))
     assert await redis.get(KEYS.exact("d")) == b"12345"
     assert await redis.get(KEYS.normal("n")) == b"d"
@@ -219,7 +217,7 @@ async def test_an_answer_is_stored_in_the_call_that_settles_and_only_there(link:
     longer = msgspec.structs.replace(store, value=b"1234567", normal=None)
     await settle(link, KEYS, settlement("r1", store=longer))  # a replay
     assert await redis.get(KEYS.bytes) == b"5"
-    await admitted(link, "r2", principal())
+    await admitted(link, "r2", NOTHING)
     await settle(link, KEYS, settlement("r2", store=longer))
     assert await redis.get(KEYS.bytes) == b"7"
     assert await redis.zcard(KEYS.entries) == 1
@@ -227,35 +225,22 @@ async def test_an_answer_is_stored_in_the_call_that_settles_and_only_there(link:
 
 @pytest.mark.parametrize("spent", [0, 2**53 + 1])
 async def test_a_lost_budget_is_rebuilt_from_the_books(redis: Redis, spent: int) -> None:
+    [account] = own(principal(budget_nano=2**60)).accounts
     for _ in range(2):
-        await rebuild_budget(redis, key_record("k1", budget_nano=2**60), spent)
+        await catch_up(redis, KEYS, account, 2**60, {"": spent}, NOON)
         assert await budget(redis) == {"left": 2**60 - spent, "reserved": 0, "spent": spent, "limit": 2**60}
-    await rebuild_budget(redis, key_record("free"), spent, Keys())
-    assert await budget(redis, "free") == {}
 
 
-async def test_counters_that_began_anew_before_the_rebuild_are_made_good_once(link: RedisLink, redis: Redis) -> None:
-    """Redis lost everything, and requests came before the background process did."""
-    limit, spent = 2**60, 2**53 + 11
-    who = principal(budget_nano=limit)
-    for name, cost in (("r1", 10), ("r2", None)):
-        await admitted(link, name, who)
-        await reserved(link, name, 100, who)
-        if cost is not None:
-            await settle(link, KEYS, settlement(name, cost))
-
-    await rebuild_budget(redis, key_record("k1", budget_nano=limit), spent)
-
-    expected = {"left": limit - spent - 100, "reserved": 100, "spent": spent, "limit": limit}
-    assert await budget(redis) == expected
-    await rebuild_budget(redis, key_record("k1", budget_nano=limit), 2 * spent)
-    assert await budget(redis) == expected
-
-
-async def test_counters_ahead_of_the_lagging_books_stay(link: RedisLink, redis: Redis) -> None:
-    who = principal(budget_nano=1000)
+async def test_counters_in_use_are_raised_to_what_the_books_know_and_never_lowered(
+    link: RedisLink, redis: Redis
+) -> None:
+    who = await key_with(link, 1000)
     await admitted(link, "r1", who)
     await reserved(link, "r1", 100, who)
     await settle(link, KEYS, settlement("r1", 70))
-    await rebuild_budget(redis, key_record("k1", budget_nano=1000), 20)
-    assert await budget(redis) == {"left": 930, "reserved": 0, "spent": 70, "limit": 1000}
+    await reserved(link, "r2", 100, who)
+
+    await catch_up(redis, KEYS, who.accounts[0], 1000, {"": 20}, NOON)
+    assert await budget(redis) == {"left": 830, "reserved": 100, "spent": 70, "limit": 1000}
+    await catch_up(redis, KEYS, who.accounts[0], 1000, {"": 170}, NOON)
+    assert await budget(redis) == {"left": 730, "reserved": 100, "spent": 170, "limit": 1000}

@@ -15,6 +15,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from gateway.budget.levels import NOTHING
 from gateway.budget.reservations import CacheWrite, Settlement
 from gateway.budget.spool import Spool, replay_orphans
 from gateway.errors import RedisAway
@@ -26,13 +27,14 @@ from tests.support.waiting import until
 WRITER = """
 import asyncio, os, sys
 from pathlib import Path
+from gateway.budget.levels import NOTHING
 from gateway.budget.spool import Spool
 from tests.support.accounts import settlement
 
 async def main():
     spool = Spool(Path(sys.argv[1]), "w1")
     for n in range(3):
-        await spool.append(settlement(f"r{n}", n, intent=False, budgeted=False))
+        await spool.append(settlement(f"r{n}", n, NOTHING, intent=False))
     print("written", flush=True)
     await asyncio.sleep(60)
 
@@ -42,6 +44,7 @@ asyncio.run(main())
 FULL_DISK = """
 import asyncio, resource, sys
 from pathlib import Path
+from gateway.budget.levels import NOTHING
 from gateway.budget.spool import Spool
 from tests.support.accounts import settlement
 
@@ -80,7 +83,7 @@ class Books:
 
 
 def unseen(name: str, cost: int = 1) -> Settlement:
-    return settlement(name, cost, intent=False, budgeted=False)
+    return settlement(name, cost, NOTHING, intent=False)
 
 
 async def test_what_was_kept_comes_back_whole_and_in_order(tmp_path: Path) -> None:
