@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -106,6 +106,18 @@ class PriceConfig(TierConfig, frozen=True, kw_only=True):
     since: date | None = msgspec.field(default=None, name="from")
 
 
+class EngineConfig(Strict, frozen=True, kw_only=True):
+    """How a local model's chat process runs; 0: chosen there by what the machine has. ``idle_unload`` in seconds."""
+
+    slots: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
+    context: Annotated[int, msgspec.Meta(ge=0)] = 0
+    threads: Annotated[int, msgspec.Meta(ge=0)] = 0
+    n_gpu_layers: Annotated[int, msgspec.Meta(ge=-1)] = 0
+    max_queue: Annotated[int, msgspec.Meta(ge=1)] = 32
+    load: Literal["eager", "lazy"] = "eager"
+    idle_unload: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+
 class ModelConfig(Strict, frozen=True, kw_only=True):
     """One target. ``local`` names a catalog model (``url``: where it is served, if not by this supervisor);
     else ``provider`` says how to reach it.
@@ -120,6 +132,7 @@ class ModelConfig(Strict, frozen=True, kw_only=True):
     api_key: str | None = None
     price: PriceConfig | tuple[PriceConfig, ...] | None = None
     usd_per_hour: float = 0.0
+    engine: EngineConfig = EngineConfig()
     context: int | None = None
     supports: tuple[Literal["tools", "vision", "json"], ...] | None = None
     connect_timeout: float = 2.0

@@ -9,7 +9,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from gateway.config import Settings, is_loopback, runtime_dir, socket_path
+from gateway.config import EngineConfig, Settings, is_loopback, runtime_dir, socket_path
 from gateway.redis_io import client, redis_url
 from gateway.supervisor import embedded_redis
 from gateway.supervisor.children import Launch, Part, Say
@@ -51,11 +51,28 @@ def _embedder(settings: Settings) -> list[Part]:
 
 
 def _chat(settings: Settings) -> list[Part]:
-    wanted = dict.fromkeys(model.local for model in settings.config.models if model.local and not model.url)
-    return [_model_part(settings, "chat", name, f"chat-{name}") for name in wanted if name]
+    wanted = {model.local: model.engine for model in reversed(settings.config.models) if model.local and not model.url}
+    return [
+        _model_part(settings, "chat", name, f"chat-{name}", _engine_options(engine))
+        for name, engine in reversed(wanted.items())
+    ]
 
 
-def _model_part(settings: Settings, kind: str, name: str, part: str) -> Part:
+def _engine_options(engine: EngineConfig) -> tuple[str, ...]:
+    """Two targets of one local model share its process; the first one's settings hold."""
+    options = {
+        "--slots": engine.slots,
+        "--ctx": engine.context,
+        "--threads": engine.threads,
+        "--gpu-layers": engine.n_gpu_layers,
+        "--max-queue": engine.max_queue,
+        "--idle-unload": engine.idle_unload,
+    }
+    lazy = ("--lazy",) if engine.load == "lazy" else ()
+    return (*(text for option, value in options.items() if value for text in (option, str(value))), *lazy)
+
+
+def _model_part(settings: Settings, kind: str, name: str, part: str, options: tuple[str, ...] = ()) -> Part:
     socket = socket_path(settings.data_dir, part)
 
     async def launch(say: Say) -> Launch:
@@ -63,7 +80,7 @@ def _model_part(settings: Settings, kind: str, name: str, part: str) -> Part:
         socket.unlink(missing_ok=True)
         command = (sys.executable, "-m", "local_models", kind, "--model", str(path), "--name", name)
         defaults = ("--defaults", sampling(name)) if kind == "chat" else ()
-        return Launch((*command, "--uds", str(socket), *defaults))
+        return Launch((*command, "--uds", str(socket), *defaults, *options))
 
     return Part(
         socket.stem,

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # A task is let in where the cache has room for its prompt and this much of an answer.
 _FORESIGHT = 256
+# Cells buried before they are freed beside running sequences: they are passed over in each step.
+_MOST_DEAD = 2048
 
 
 class Batching:
@@ -59,6 +61,8 @@ class Batching:
 
     def start(self, task: Task, now: float) -> None:
         """Give a task a slot and a sequence, and whatever the cache has of its beginning. Raises GrammarRefused."""
+        if not self.tasks:
+            self._context.flush()
         sequence, computed = self._sequence(task)
         first = not task.started_at
         try:
@@ -104,6 +108,8 @@ class Batching:
         if not work:
             self._since = None
             return ended, []
+        if self._context.dead > _MOST_DEAD:
+            self._context.flush()
         try:
             rows = self._context.decode([piece for _, piece in work])
         except NoCells:
@@ -173,7 +179,7 @@ class Batching:
             task.acceptance.record(right, drafted)
             self._metrics.drafted(drafted, right)
             if right < drafted:
-                self._context.trim(task.sequence, task.computed)
+                self._context.bury(task.sequence, task.computed)
         return deltas
 
     def _charge(self, work: list[tuple[Task, Piece]], seconds: float) -> None:
@@ -210,7 +216,7 @@ class Batching:
             if leader.sequence < 0:
                 task.leader = None
             elif leader.computed >= task.shared:
-                self._context.trim(task.sequence, 0)
+                self._context.bury(task.sequence, 0)
                 self._context.copy(leader.sequence, task.sequence, task.shared)
                 task.cached += task.shared - task.computed
                 task.computed, task.leader = task.shared, None
@@ -236,7 +242,7 @@ class Batching:
             return self._take_free(), 0
         if match.whole or not self._free:
             self._idle.take(match.sequence)
-            self._context.trim(match.sequence, match.length)
+            self._context.bury(match.sequence, match.length)
             return match.sequence, match.length
         self._idle.use(match.sequence)
         sequence = self._free.pop()
@@ -258,12 +264,15 @@ class Batching:
             self._release(each)
 
     def _release(self, sequence: int) -> None:
-        self._context.trim(sequence, 0)
+        self._context.bury(sequence, 0)
         self._free.append(sequence)
 
     def _make_room(self) -> list[Task]:
         """The cache is full: what is idle goes first, then whoever came last, who will go on later."""
         self._since = None
+        if self._context.dead:
+            self._context.flush()
+            return []
         if len(self._idle):
             self._release(self._idle.oldest())
             return []

@@ -5,6 +5,10 @@ independent of what else is in the batch, of how the prompt was cut, and of wher
 other kernels for attention (split over threads for one query, tiled for 64 and more) sum in another order than the one
 for a few queries, and are chosen only for F16 and F32. So the same request gives the same bits alone, in a crowd,
 behind a reused prefix and with speculation; `Context.invariant` says whether that was seen to hold for the model.
+
+What is left is the order of a sequence's own cells, which that one kernel sums along. llama.cpp gives out the lowest
+free cells, so a cell freed while others run would make their next token come before their last. `bury` therefore hands
+what is dropped to a sequence that nobody runs, and `flush` frees it when nothing runs, or when room is needed.
 """
 
 from __future__ import annotations
@@ -68,12 +72,13 @@ class Context:
             raise LoadError(f"llama.cpp cannot make a context of {shape.cells} tokens; is there memory for it?")
         self._memory = self._llama.llama_get_memory(self.handle)
         self._batch = _Batch(self._llama, shape.batch)
+        self._grave, self.dead = shape.sequences, 0
         self.invariant, self.trims = self._probe() and bool(exact), self._trims()
 
     def _make(self, model: Model, flash: int, kind: int, gpu: bool) -> Any:
         shape = self.shape
         params = self._llama.llama_context_default_params()
-        params.n_ctx, params.n_seq_max, params.kv_unified = shape.cells, shape.sequences, True
+        params.n_ctx, params.n_seq_max, params.kv_unified = shape.cells, shape.sequences + 1, True
         params.n_batch = params.n_ubatch = shape.batch
         params.n_outputs_max = params.n_outputs_max_per_seq = shape.outputs
         params.n_threads = params.n_threads_batch = shape.threads
@@ -98,12 +103,21 @@ class Context:
         flat = (ctypes.c_float * (rows * self.vocabulary)).from_address(address)
         return np.ctypeslib.as_array(flat).reshape(rows, self.vocabulary)
 
-    def trim(self, sequence: int, length: int) -> bool:
-        """Drop all but the first `length` tokens. False: the model cannot do that in part, and all of them are gone."""
-        if self._llama.llama_memory_seq_rm(self._memory, sequence, length, -1):
-            return True
-        self._llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
-        return False
+    def bury(self, sequence: int, length: int) -> None:
+        """Drop all but the first `length` tokens of a sequence; only `flush` frees their cells."""
+        dropped = self.held(sequence) - length
+        if dropped <= 0:
+            return
+        if self.trims:
+            self._llama.llama_memory_seq_cp(self._memory, sequence, self._grave, length, -1)
+            self.dead += dropped
+        self._llama.llama_memory_seq_rm(self._memory, sequence, length, -1)
+
+    def flush(self) -> None:
+        """Free what was buried."""
+        if self.dead:
+            self._llama.llama_memory_seq_rm(self._memory, self._grave, -1, -1)
+            self.dead = 0
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Let `target`, which must be empty, begin with the first `length` tokens of `source`; they share the cells."""
@@ -113,21 +127,10 @@ class Context:
         """How many tokens llama.cpp itself says a sequence holds."""
         return int(self._llama.llama_memory_seq_pos_max(self._memory, sequence)) + 1
 
-    def save(self, sequence: int) -> bytes:
-        """A sequence's state, for `restore`."""
-        size = self._llama.llama_state_seq_get_size(self.handle, sequence)
-        buffer = (ctypes.c_uint8 * size)()
-        written = self._llama.llama_state_seq_get_data(self.handle, buffer, size, sequence)
-        return bytes(memoryview(buffer)[:written])
-
-    def restore(self, sequence: int, state: bytes) -> bool:
-        """Put a saved state into an empty sequence. False where there is no room for it."""
-        buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
-        return bool(self._llama.llama_state_seq_set_data(self.handle, buffer, len(state), sequence))
-
     def clear(self) -> None:
         """Forget every sequence."""
         self._llama.llama_memory_clear(self._memory, False)
+        self.dead = 0
 
     def close(self) -> None:
         """Give the context's memory back."""
@@ -148,7 +151,7 @@ class Context:
 
     def _trims(self) -> bool:
         self.decode([Piece(0, 0, [1, 2, 3], 0)])
-        can = self.trim(0, 1)
+        can = bool(self._llama.llama_memory_seq_rm(self._memory, 0, 1, -1))
         self.clear()
         return can
 

@@ -1,0 +1,168 @@
+"""Run with `python -m tests.bench.engine [ROUNDS]`: figures as ratios within one run, medians over interleaved rounds."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from tests.bench.engine.client import STORY, decode_rate, stream
+from tests.bench.engine.peer import xllamacpp
+from tests.support.models import CHAT, chat_model, served
+
+THREADS, TOKENS, STREAMS = 2, 64, (1, 16)
+SYSTEM = "You are the shop's assistant. " + "We sell bread, cheese, wine and olives from nine to five. " * 54
+FACTS = "\n".join(f"Order {number}: {number * 37} euros, paid by customer {number * 11}." for number in range(1, 15))
+EXTRACT = f"Copy this list word for word, line by line:\n{FACTS}"
+Row = tuple[str, float, str]
+
+
+class Raw:
+    """The bare loop, asked for one measurement at a time."""
+
+    def __init__(self, model: Path) -> None:
+        command = [sys.executable, "-m", "tests.bench.engine.raw", str(model), str(THREADS)]
+        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._read()
+
+    def _read(self) -> str:
+        assert self._child.stdout
+        return self._child.stdout.readline()
+
+    def rate(self, streams: int) -> float:
+        """Tokens a second."""
+        assert self._child.stdin
+        self._child.stdin.write(f"{streams} {TOKENS}\n")
+        self._child.stdin.flush()
+        return streams * (TOKENS - 1) / float(self._read())
+
+    def close(self) -> None:
+        """End it."""
+        assert self._child.stdin
+        self._child.stdin.close()
+        self._child.wait(10)
+
+
+async def against(http: aiohttp.ClientSession, ours: str, raw: Raw, peer: str | None, rounds: int) -> list[Row]:
+    """Decode rate beside the bare loop and llama.cpp's server, one after another in each round."""
+    rows: list[Row] = []
+    for streams in STREAMS:
+        to_raw, to_peer, rates = [], [], []
+        for _ in range(rounds):
+            bare = await asyncio.to_thread(raw.rate, streams)
+            own = await decode_rate(http, ours, streams, TOKENS, speculative=False)
+            bare = (bare + await asyncio.to_thread(raw.rate, streams)) / 2
+            rates.append(own)
+            to_raw.append(own / bare)
+            if peer:
+                to_peer.append(own / await decode_rate(http, peer, streams, TOKENS))
+        rows.append((f"{streams} streams: tokens/s", statistics.median(rates), ""))
+        rows.append((f"{streams} streams: ours / bare llama_decode loop", statistics.median(to_raw), ">= 0.85"))
+        if to_peer:
+            rows.append((f"{streams} streams: ours / llama.cpp's server", statistics.median(to_peer), ">= 1.1"))
+    return rows
+
+
+async def long_prompt(http: aiohttp.ClientSession, url: str, rounds: int) -> list[Row]:
+    """A prompt of 1,500 tokens among eight running streams."""
+    ratios = []
+    for turn in range(rounds):
+        running = [asyncio.create_task(stream(http, url, f"{STORY} {turn} {at}", 96)) for at in range(8)]
+        await asyncio.sleep(1.0)
+        late = await stream(http, url, f"{turn} {STORY} " * 115, 4)
+        read = await asyncio.gather(*running)
+        usual = statistics.median(gap for each in read for gap in each.gaps if each.moments[-1] < late.asked or gap)
+        beside = [each.gaps[at] for each in read for at, end in enumerate(each.moments[1:]) if end > late.asked]
+        ratios.append(max(beside, default=usual) / usual)
+    return [("1,500-token prompt among 8 streams: worst gap / median step", statistics.median(ratios), "< 3")]
+
+
+async def shared_prompt(http: aiohttp.ClientSession, url: str, rounds: int) -> list[Row]:
+    """The second request behind the same system prompt of about 800 tokens."""
+    ratios = []
+    for turn in range(rounds):
+        system = f"Shop number {turn} {time.time()}. {SYSTEM}"
+        first = await stream(http, url, "When do you open?", 2, system=system)
+        second = await stream(http, url, "What do you sell?", 2, system=system)
+        ratios.append(second.ttft / first.ttft)
+    return [("800-token system prompt: second TTFT / first", statistics.median(ratios), "<= 0.25")]
+
+
+async def speculation(http: aiohttp.ClientSession, url: str, rounds: int) -> list[Row]:
+    """One stream with and without drafts, on copying and on chat."""
+    rows: list[Row] = []
+    for name, text, target in (("extraction", EXTRACT, ">= 1.3"), ("chat", STORY, ">= 0.97")):
+        ratios = []
+        for _ in range(rounds):
+            without = await stream(http, url, text, 160, speculative=False)
+            drafted = await stream(http, url, text, 160)
+            assert drafted.text == without.text, "a draft changed the text"
+            ratios.append(without.timings["predicted_ms"] / drafted.timings["predicted_ms"])
+        rows.append((f"speculation on {name}: decode speed with / without", statistics.median(ratios), target))
+    return rows
+
+
+async def lanes(http: aiohttp.ClientSession, url: str, rounds: int) -> list[Row]:
+    """First tokens of the interactive lane, idle and with a thousand batch jobs queued."""
+    asks = 10 * rounds
+    idle = [(await stream(http, url, f"{at}: {STORY}", 2)).ttft for at in range(asks)]
+    jobs = [asyncio.create_task(stream(http, url, f"Job {at}: {STORY}", 32, priority="batch")) for at in range(1000)]
+    await asyncio.sleep(3.0)
+    busy = [(await stream(http, url, f"{at} again: {STORY}", 2)).ttft for at in range(asks)]
+    async with http.get(f"{url}/v1/load") as reply:
+        load = await reply.json()
+    ended = sum(job.done() for job in jobs)
+    for job in jobs:
+        job.cancel()
+    await asyncio.gather(*jobs, return_exceptions=True)
+    step = 16 / load["total_tokens_per_second"]
+    ratio = (_p95(busy) - step) / _p95(idle)
+    return [("1,000 batch jobs queued: interactive p95 TTFT less a step / idle", ratio, "<= 1.2"),
+            ("batch jobs that ended meanwhile", ended, "> 0")]  # fmt: skip
+
+
+def _p95(values: list[float]) -> float:
+    return sorted(values)[int(len(values) * 0.95) - 1]
+
+
+async def main(rounds: int, only: str) -> None:
+    """Measure and print."""
+    model = chat_model()
+    with ExitStack() as stack:
+        ours = stack.enter_context(served("chat", "--model", str(model), "--name", CHAT, "--threads", str(THREADS)))
+        timeout = aiohttp.ClientTimeout(total=600)
+        async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as http:
+            raw = Raw(model)
+            stack.callback(raw.close)
+            peer = _peer(stack, model) if only in ("", "against") else None
+            parts: dict[str, Callable[[], Awaitable[list[Row]]]] = {
+                "against": lambda: against(http, ours, raw, peer, rounds),
+                "long_prompt": lambda: long_prompt(http, ours, rounds),
+                "shared_prompt": lambda: shared_prompt(http, ours, rounds),
+                "speculation": lambda: speculation(http, ours, rounds),
+                "lanes": lambda: lanes(http, ours, rounds),
+            }
+            for name, part in parts.items():
+                if only in ("", name):
+                    for label, figure, target in await part():
+                        print(f"{label:<70} {figure:>9.2f}   {target}", flush=True)
+
+
+def _peer(stack: ExitStack, model: Path) -> Any:
+    try:
+        return stack.enter_context(xllamacpp(model, THREADS))
+    except (subprocess.CalledProcessError, RuntimeError, OSError) as error:
+        print(f"llama.cpp's server is left out: {error}", flush=True)
+        return None
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 5, sys.argv[2] if len(sys.argv) > 2 else ""))
