@@ -19,7 +19,7 @@ from gateway import log
 from gateway.dashboard.desk import Desk
 from gateway.dashboard.reader import _HEAD, Question
 
-_NICE = 10
+_NICE = 5
 _IDLE_S = 600.0
 
 

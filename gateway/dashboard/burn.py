@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from gateway.dashboard import charts
-from gateway.dashboard.forecast import runs_out
 from gateway.ledger.answers import Period as Span
 from gateway.ledger.answers import Timeline
 from gateway.ledger.rollups import DAY_MS, HOUR_MS
-from gateway.protocols import LedgerStore
+
+if TYPE_CHECKING:
+    from gateway.ledger.store import SqlStore
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class BurnDown:
     remark: str
 
 
-async def burn_down(store: LedgerStore, budgets: Sequence[Mapping[str, Any]], now_ms: int) -> BurnDown | None:
+async def burn_down(store: SqlStore, budgets: Sequence[Mapping[str, Any]], now_ms: int) -> BurnDown | None:
     """Of the budget that is used up fastest for its window; None where no budget has a window a chart can show."""
     drawable = [each for each in budgets if _window(each) and now_ms < each["until_ms"] and each["limit_nano"] > 0]
     if not drawable:
@@ -40,6 +42,12 @@ async def burn_down(store: LedgerStore, budgets: Sequence[Mapping[str, Any]], no
         span, None, budget["where"], step_ms=HOUR_MS if _window(budget) <= 2 * DAY_MS else None
     )
     return _drawn(budget, found, now_ms)
+
+
+def runs_out(left_nano: int, day_nano: int, now_ms: int) -> str:
+    """The day (UTC) on which ``left_nano`` is spent at ``day_nano`` a day."""
+    at = datetime.fromtimestamp((now_ms + left_nano / day_nano * DAY_MS) / 1000, UTC)
+    return f"{at.day} {at:%b %Y}"
 
 
 def _window(budget: Mapping[str, Any]) -> int:
@@ -67,8 +75,11 @@ def _drawn(budget: Mapping[str, Any], found: Timeline, now_ms: int) -> BurnDown:
     ends = (empty_at, 0.0) if empty_at <= 1 else (1.0, left / limit - rate * (1 - at))
     lasts = empty_at > 1
     day_nano = int(rate * limit / window * DAY_MS)
-    out = "" if lasts else runs_out(left, day_nano, now_ms)
-    remark = "exhausted" if left <= 0 else f"at this rate it runs out on {out}" if out else "at this rate it lasts"
+    remark = "at this rate it lasts"
+    if left <= 0:
+        remark = "exhausted"
+    elif not lasts:
+        remark = f"at this rate it runs out on {runs_out(left, day_nano, now_ms)}"
     return BurnDown(
         title=f"{budget['name']}, {budget['window']}" if budget["window"] else budget["name"],
         limit_nano=limit,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from redis.exceptions import RedisError
 
 from gateway import story
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 MILD, BAD = 0.8, 1.0
 BUDGETS_MAX = 500
+_REDIS_S = 2.0
 
 
 class Facts:
@@ -31,7 +35,7 @@ class Facts:
     async def gather(self, page: str, visitor: Visitor, query: dict[str, str]) -> dict[str, Any]:
         """What the page needs."""
         if page in ("", "budgets"):
-            return await self._budgets(visitor)
+            return await self._budgets(visitor) | {"alerts": await self._alerts(visitor)}
         if page == "models":
             return {"models": self._models()}
         if page == "policies":
@@ -71,22 +75,38 @@ class Facts:
     async def _budgets(self, visitor: Visitor) -> dict[str, Any]:
         """The budgets the visitor may see, the most used first."""
         try:
-            records = await self._keys.list()
-            wanted = [
-                record
-                for record in records
-                if record["budget_usd"] is not None
-                and record["revoked_ms"] is None
-                and visitor.key_id in ("", record["id"])
-            ][:BUDGETS_MAX]
-            pipe = self._runtime.redis.pipeline(transaction=False)
-            for record in wanted:
-                pipe.hgetall(self._runtime.keys.budget(record["id"]))
-            held = await pipe.execute() if wanted else []
+            async with asyncio.timeout(_REDIS_S):
+                return {"budgets": await self._accounts(visitor), "away": ""}
         except (RedisError, OSError):
             return {"budgets": [], "away": "Redis is away: what budgets hold is not known at the moment."}
+
+    async def _accounts(self, visitor: Visitor) -> list[dict[str, Any]]:
+        records = await self._keys.list()
+        wanted = [
+            record
+            for record in records
+            if record["budget_usd"] is not None
+            and record["revoked_ms"] is None
+            and visitor.key_id in ("", record["id"])
+        ][:BUDGETS_MAX]
+        pipe = self._runtime.redis.pipeline(transaction=False)
+        for record in wanted:
+            pipe.hgetall(self._runtime.keys.budget(record["id"]))
+        held = await pipe.execute() if wanted else []
         rows = [_budget(record, state) for record, state in zip(wanted, held, strict=True)]
-        return {"budgets": sorted(rows, key=lambda row: -row["used"]), "away": ""}
+        return sorted(rows, key=lambda row: -row["used"])
+
+    async def _alerts(self, visitor: Visitor) -> list[dict[str, Any]]:
+        """What has been told and is not over."""
+        if visitor.role == "owner":
+            return []
+        from gateway.alerts import watch
+
+        with suppress(RedisError, OSError):
+            async with asyncio.timeout(_REDIS_S):
+                told = await watch.active(self._runtime.redis, self._runtime.keys)
+            return [msgspec.to_builtins(one) for one in told.values()]
+        return []
 
     async def _story(self, visitor: Visitor, request_id: str) -> dict[str, Any] | None:
         entry = await self._runtime.find(request_id)

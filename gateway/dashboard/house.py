@@ -21,7 +21,10 @@ async def budgets(ask: Ask) -> Page:
         Column("resets", "Resets", minor=True),
     )
     table = Table("budgets", "Budgets", columns, rows, key="id", empty="No budget has been set.")
-    return Page("budgets", "Budgets", {"budgets": rows, "away": ask.facts.get("away", "")}, (table,))
+    alerts = (Column("title", "Alert"), Column("text", "What"), Column("since_ms", "Since", "time"))
+    told = Table("alerts", "Alerts", alerts, ask.facts["alerts"], empty="No alert is open.")
+    values = {"budgets": rows, "away": ask.facts["away"], "admin": ask.role == "admin"}
+    return Page("budgets", "Budgets", values, (table, told))
 
 
 async def policies(ask: Ask) -> Page:

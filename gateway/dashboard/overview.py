@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from gateway.dashboard import charts, words
+from gateway import economics
+from gateway.dashboard import charts
 from gateway.dashboard.burn import burn_down
+from gateway.dashboard.cards import cards
 from gateway.dashboard.explore import breakdown_table, spend_chart, time_table
-from gateway.dashboard.forecast import DAYS, Forecast, forecast
 from gateway.dashboard.page import WHERE, Ask, Page, figures
 from gateway.dashboard.tables import Column, Table
+from gateway.economics import Machine
 from gateway.ledger.answers import Breakdown, Dimension, Measures, Times
 from gateway.ledger.answers import Period as Span
 
 _TOP = 6
+_MODELS_MAX = 1000
 _SPLITS: tuple[Dimension, ...] = ("model", "team", "key_id")
 _OWN_SPLITS: tuple[Dimension, ...] = ("model", "rule")
 _SAVED_BY = {"cache": "Answered from the cache", "local": "Answered by local models", "hosted": "Cheaper hosted models"}
-
-
-@dataclass(frozen=True)
-class Card:
-    """One figure at the top. ``tone``: good, bad or ''; ``exact`` is what hovering shows."""
-
-    name: str
-    title: str
-    text: str
-    note: str
-    tone: str = ""
-    exact: str = ""
-    href: str = ""
 
 
 async def overview(ask: Ask) -> Page:
@@ -42,129 +31,56 @@ async def overview(ask: Ask) -> Page:
     before = await store.totals(Span(*ask.period.before()), own)
     over_time = await store.timeline(span, "model", own, limit=charts.SERIES_MAX)
     served = await store.breakdown(span, "served", own)
-    ahead = await forecast(store, own, ask.now_ms)
-    steps = _waterfall(total, served)
+    ahead = await economics.forecast(store, ask.now_ms, own)
+    machines = await _machines(ask)
+    idle_nano = sum(machine.idle_nano for machine in machines)
+    steps = _waterfall(total, served, idle_nano)
     tables = [time_table(ask, over_time), _waterfall_table(steps), _served_table(total, served), _times_table(total)]
+    tables.append(_machines_table(machines))
     splits = _OWN_SPLITS if ask.role == "owner" else _SPLITS
     tables += [breakdown_table(ask, await store.breakdown(span, by, own, limit=_TOP), brief=True) for by in splits]
     values = {
-        "cards": _cards(ask, total, before, ahead),
+        "cards": cards(ask, total, before, ahead, idle_nano),
         "chart": spend_chart(ask, over_time),
         "steps": steps,
         "split": _split(total, served),
-        "burn": await burn_down(store, ask.facts.get("budgets", ()), ask.now_ms),
+        "burn": await burn_down(store, ask.facts["budgets"], ask.now_ms),
         "total": total,
-        "budgets": ask.facts.get("budgets", ()),
+        "budgets": ask.facts["budgets"],
+        "alerts": ask.facts["alerts"],
         "empty": not (total.requests or before.requests or ahead.spent_nano),
     }
-    return Page("overview", "Overview", values, tuple(tables), figures(total) | msgspec.structs.asdict(ahead))
+    net = {"idle_nano": idle_nano, "saved_nano": total.saved_nano - idle_nano, "forecast_nano": ahead.total_nano}
+    return Page("overview", "Overview", values, tuple(tables), figures(total) | net)
 
 
-def _cards(ask: Ask, total: Measures, before: Measures, ahead: Forecast) -> list[Card]:
-    cheaper = total.saved_nano >= 0
-    saved = total.saved_nano / total.baseline_nano if total.baseline_nano else None
-    errors = total.errors / total.requests if total.requests else None
-    notes = [
-        f"{total.estimated:,} estimated" if total.estimated else "",
-        f"{total.unpriced:,} unpriced" if total.unpriced else "",
-    ]
-    cards = [
-        Card(
-            "spent",
-            "Spent",
-            words.money(total.cost_nano),
-            _compared(total.cost_nano, before.cost_nano),
-            exact=_exact(total.cost_nano),
-        ),
-        Card(
-            "saved",
-            "Saved, net" if cheaper else "Dearer than the baseline by",
-            words.money(abs(total.saved_nano)),
-            f"{words.share(saved)} of the baseline's {words.money(total.baseline_nano)}"
-            if saved is not None
-            else "no baseline",
-            tone="good" if total.saved_nano > 0 else "" if cheaper else "bad",
-            exact=_exact(total.saved_nano),
-        ),
-        Card(
-            "forecast",
-            f"Forecast, {ahead.month}",
-            words.money(ahead.total_nano),
-            f"{words.money(ahead.spent_nano)} so far + {words.money(ahead.day_nano)} a day"
-            if ahead.days
-            else "after the first whole day",
-            exact=f"the daily average of the last {ahead.days} of {DAYS} whole days, to the end of the month (UTC)",
-        ),
-        Card(
-            "requests",
-            "Requests",
-            words.compact(total.requests),
-            ", ".join(filter(None, notes)) or _compared(total.requests, before.requests),
-            exact=words.count(total.requests),
-            href=ask.href("requests"),
-        ),
-        Card(
-            "hit-rate",
-            "Cache hit rate",
-            words.share(total.hit_rate),
-            f"{words.compact(total.hits)} of {words.compact(total.hits + total.misses)} look-ups",
-        ),
-        Card(
-            "errors",
-            "Errors",
-            words.share(errors),
-            f"{total.errors:,} requests" if total.errors else "none",
-            tone="bad" if errors and errors >= 0.01 else "",
-            href=ask.href("explore", by="status"),
-        ),
-        Card("speed", "Tokens a second", words.rate(total.tokens_per_s), "mean decode rate of streamed answers"),
-    ]
-    if total.rating is None:
-        cards.append(Card("quality", "Quality", words.NOTHING, "no feedback yet: POST /v1/feedback"))
-    else:
-        rating = f"{total.rating:+.2f}".replace("-", words.MINUS)
-        cards.append(
-            Card(
-                "quality",
-                "Quality",
-                rating,
-                f"mean of {total.rated:,} ratings, −1 to +1",
-                tone="good" if total.rating > 0 else "bad",
-            )
-        )
-    return cards
+async def _machines(ask: Ask) -> Sequence[Machine]:
+    """What stands there and costs, used or not; nothing of a key owner's."""
+    if ask.role == "owner":
+        return ()
+    hours = await ask.store.standing(ask.span.since_ms, ask.span.until_ms)
+    if not hours:
+        return ()
+    where: dict[Dimension, Sequence[str]] = {"served": ("local", "hosted")}
+    served = await ask.store.breakdown(ask.span, "model", where, limit=_MODELS_MAX)
+    return economics.machines(hours, {group.name: group.measures for group in served.groups})
 
 
-def _exact(nano: int) -> str:
-    return f"${words.exact(nano)}"
-
-
-def _compared(now: int, before: int) -> str:
-    if not before:
-        return "nothing in the period before"
-    change = (now - before) / before
-    if abs(change) < 0.0005:
-        return "as in the period before"
-    return f"{words.share(abs(change))} {'more' if change > 0 else 'less'} than the period before"
-
-
-def _waterfall(total: Measures, served: Breakdown) -> list[charts.Step]:
+def _waterfall(total: Measures, served: Breakdown, idle_nano: int) -> list[charts.Step]:
     """From what the baseline would have cost to what was spent: each step is exact, and so is their sum."""
-    changes = []
+    by_kind = []
     for group in served.groups:
         each = group.measures
         change = each.cost_nano - _overheads(each) - each.baseline_nano
         title = _SAVED_BY.get(group.name, "Not answered")
-        if change:
-            changes.append(
-                (title if change < 0 or group.name == "none" else title.replace("Cheaper", "Dearer"), change)
-            )
-    extras = (
+        by_kind.append((title if change < 0 else title.replace("Cheaper", "Dearer"), change))
+    overheads = (
         ("Embeddings", total.embedding_nano),
         ("Verification", total.verification_nano),
         ("Abandoned tries", total.abandoned_nano),
+        ("Idle machines", idle_nano),
     )
-    changes = sorted(changes, key=lambda item: item[1]) + [item for item in extras if item[1]]
+    changes = [step for step in (*sorted(by_kind, key=lambda step: step[1]), *overheads) if step[1]]
     return charts.waterfall(total.baseline_nano, changes, "Spent")
 
 
@@ -174,9 +90,25 @@ def _overheads(measures: Measures) -> int:
 
 def _waterfall_table(steps: list[charts.Step]) -> Table:
     columns = (Column("step", "Step"), Column("amount_nano", "Amount", "money"))
-    return Table(
-        "savings", "Where the savings come from", columns, [{"step": s.title, "amount_nano": s.nano} for s in steps]
+    rows = [{"step": step.title, "amount_nano": step.nano} for step in steps]
+    return Table("savings", "Where the savings come from", columns, rows)
+
+
+def _machines_table(machines: Sequence[Machine]) -> Table:
+    columns = (
+        Column("model", "Model"),
+        Column("nano_per_hour_nano", "An hour", "money", minor=True),
+        Column("busy_nano", "Busy", "money"),
+        Column("idle_nano", "Idle", "money"),
+        Column("busy_share", "Busy", "share"),
+        Column("requests_per_day", "Requests a day", "rate", minor=True),
+        Column("break_even_per_day", "Break-even a day", "count", minor=True),
     )
+    rows = []
+    for machine in machines:
+        row = msgspec.structs.asdict(machine) | {"nano_per_hour_nano": machine.nano_per_hour}
+        rows.append(row | {"busy_share": machine.busy_share, "requests_per_day": machine.requests_per_day})
+    return Table("machines", "Machines", columns, rows)
 
 
 def _split(total: Measures, served: Breakdown) -> list[dict[str, Any]]:

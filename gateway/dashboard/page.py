@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import urlencode
 
 from gateway.dashboard import periods
 from gateway.dashboard.tables import Table
 from gateway.ledger.answers import Dimension, Measures
 from gateway.ledger.answers import Period as Span
-from gateway.protocols import LedgerStore
+
+if TYPE_CHECKING:
+    from gateway.ledger.store import SqlStore
 
 ROOT = "/dashboard"
 DIMENSIONS: dict[Dimension, str] = {
@@ -45,7 +47,7 @@ class Wrong(Exception):
 class Ask:
     """Who asks for what. ``facts`` is what the worker told; an owner is shown the requests of ``key_id`` only."""
 
-    store: LedgerStore
+    store: SqlStore
     page: str
     query: Mapping[str, str]
     role: str

@@ -58,6 +58,12 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 Facts = Callable[[], Awaitable[dict[str, Any]]]
 
 
+def error_body(message: str, code: str) -> bytes:
+    """What went wrong, in the form of OpenAI's errors."""
+    body = {"error": {"message": message, "type": "dashboard_error", "param": None, "code": code}}
+    return msgspec.json.encode(body)
+
+
 class Reader:
     """One at a time, each question answered at most once in ``FRESH_S`` however many pages are open."""
 

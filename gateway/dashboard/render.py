@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from gateway.dashboard import charts, periods, words
 from gateway.dashboard.page import DIMENSIONS, WHERE, Ask, Page, Wrong
-from gateway.dashboard.reader import Answer, Question
+from gateway.dashboard.reader import Answer, Question, error_body
 from gateway.ledger.reports import dollars, encode
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -139,8 +138,3 @@ def failure(renderer: Renderer, question: Question, status: int, message: str, c
             body=renderer.failure(question.page, question.role, status, message),
         )
     return Answer(status=status, content_type="application/json", body=error_body(message, code))
-
-
-def error_body(message: str, code: str) -> bytes:
-    body = {"error": {"message": message, "type": "dashboard_error", "param": None, "code": code}}
-    return msgspec.json.encode(body)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 from urllib.parse import parse_qs, urlencode
 
+from redis.exceptions import RedisError
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
@@ -16,13 +16,13 @@ from starlette.routing import Route
 from gateway.dashboard import session, words
 from gateway.dashboard.access import Access, Visitor, own_form
 from gateway.dashboard.facts import Facts
-from gateway.dashboard.reader import Form, Question, Reader
-from gateway.dashboard.render import Renderer, error_body
+from gateway.dashboard.reader import Form, Question, Reader, error_body
 from gateway.errors import ConfigError
 from gateway.ledger.errors import LedgerAway
 from gateway.ledger.where import ledger_url
 
 if TYPE_CHECKING:
+    from gateway.dashboard.render import Renderer
     from gateway.reload import Reloader
     from gateway.runtime import Runtime
 
@@ -51,7 +51,7 @@ class Dashboard:
     def __init__(self, runtime: Runtime, reloader: Reloader) -> None:
         self._runtime, self._reloader = runtime, reloader
         self._access, self._facts, self._reader = Access(runtime), Facts(runtime, reloader), Reader()
-        self._render = Renderer()
+        self._renderer: Renderer | None = None
         self._files = {path.name: path.read_bytes() for path in sorted(_STATIC.iterdir()) if path.suffix in _TYPES}
         self._guesses = asyncio.Semaphore(_GUESSES)
 
@@ -65,6 +65,7 @@ class Dashboard:
             Route("/dashboard/links", self.make_link, methods=["POST"]),
             Route("/dashboard/view", self.use_link, methods=["POST"]),
             Route("/dashboard/view/{token}", self.show_link, methods=["GET"]),
+            Route("/dashboard/alerts/test", self.test_alert, methods=["POST"]),
             Route("/dashboard/policies/reload", self.reload, methods=["POST"]),
             Route("/dashboard/requests/{id:path}", self.page, methods=["GET"]),
             Route("/dashboard/{page}", self.page, methods=["GET"]),
@@ -153,12 +154,25 @@ class Dashboard:
             return self._html("link.html", status=401, made="", end="")
         return self._welcome(request, session.issue(key, "viewer", end=end))
 
+    async def test_alert(self, request: Request) -> Response:
+        """Send one to every channel, and say what became of it."""
+        if (refusal := await self._only_admin(request)) is not None:
+            return refusal
+        from gateway.alerts import watch
+
+        results = await watch.send_test(self._runtime.view.settings.config.alerts)
+        return self._html("tested.html", results=results)
+
     async def reload(self, request: Request) -> Response:
         """Read the policies again, on every worker; what is wrong with them is then on the page."""
         if (refusal := await self._only_admin(request)) is not None:
             return refusal
-        with suppress(ConfigError):  # kept by the reloader and shown on the page
+        try:
             await self._reloader.everywhere()
+        except ConfigError:
+            pass  # kept by the reloader and shown on the page
+        except (RedisError, OSError):
+            return _error(503, "Redis is away: only the worker that was asked has reloaded", "redis_away")
         return RedirectResponse("/dashboard/policies", status_code=303, headers=HEADERS)
 
     async def static(self, request: Request) -> Response:
@@ -196,12 +210,20 @@ class Dashboard:
         return self._html("sign_in.html", status=status, wrong=wrong, possible=bool(self._access.admin_key))
 
     def _html(self, name: str, *, status: int = 200, **values: object) -> Response:
-        return Response(self._render.form(name, values), status_code=status, headers=HEADERS, media_type="text/html")
+        return Response(self._render().form(name, values), status_code=status, headers=HEADERS, media_type="text/html")
+
+    def _render(self) -> Renderer:
+        """Templates are read when somebody has to sign in, not when a worker starts."""
+        if self._renderer is None:
+            from gateway.dashboard.render import Renderer
+
+            self._renderer = Renderer()
+        return self._renderer
 
     def _failure(self, status: int, message: str, code: str, form: Form, visitor: Visitor) -> Response:
         if form != "html":
             return _error(status, message, code)
-        body = self._render.failure("", visitor.role, status, message)
+        body = self._render().failure("", visitor.role, status, message)
         return Response(body, status_code=status, headers=HEADERS, media_type="text/html")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from gateway.ledger.rollups import DAY_MS
 from tests.support.dashboard import Looked, looked_at
@@ -42,6 +42,7 @@ def now() -> int:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    expect.set_options(timeout=60_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path="/usr/bin/chromium", args=["--no-sandbox", "--headless=new"]
@@ -77,9 +78,10 @@ def look(chromium: Browser) -> Iterator[Look]:
         viewport: Any = {"width": width, "height": 900}
         context = chromium.new_context(viewport=viewport, color_scheme=colour_scheme, **options)
         contexts.append(context)
+        context.set_default_timeout(60_000)
         page = context.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("console", lambda message: complaints.append(message.text) if _grave(message) else None)
         page.goto(url)
         return page
 
@@ -87,6 +89,11 @@ def look(chromium: Browser) -> Iterator[Look]:
     for context in contexts:
         context.close()
     assert complaints == []
+
+
+def _grave(message: ConsoleMessage) -> bool:
+    """Chromium also reports as an error that a page asked for signing in."""
+    return message.type == "error" and "401 (Unauthorized)" not in message.text
 
 
 def address(busy: Looked, rows: list[Any], name: str) -> str:
@@ -105,8 +112,9 @@ def test_every_page_fits_and_is_accessible(busy: Looked, rows: list[Any], look: 
         expect(page.locator("h1")).to_have_count(1)
         page.screenshot(path=str(ARTIFACTS / f"dashboard-{name}-{width}-{scheme}.png"), full_page=True)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name
-        serious[name] = axe(page)
-    assert serious == {name: [] for name in PAGES}
+        if (width, scheme) in ((1440, "light"), (390, "dark")):
+            serious[name] = axe(page)
+    assert {name: found for name, found in serious.items() if found} == {}
 
 
 def axe(page: Page) -> list[str]:
@@ -207,14 +215,14 @@ def test_an_open_page_follows_and_keeps_the_focus(tmp_path: Path, look: Look) ->
         page = look(f"{running.url}/dashboard/live")
         page.locator("#requests tbody th a").first.focus()
         running.append(entry("second", ts_ms=now()))
-        expect(page.locator("#requests tbody tr")).to_have_count(2, timeout=20_000)
+        expect(page.locator("#requests tbody tr")).to_have_count(2)
         assert page.evaluate("document.activeElement.textContent") == "first"
         assert page.locator("#requests tbody th a").first.inner_text() == "second"
         page.click("#pause")
         expect(page.locator("#state")).to_have_text("Paused")
         running.append(entry("third", ts_ms=now()))
         page.click("#pause")
-        expect(page.locator("#requests tbody tr")).to_have_count(3, timeout=20_000)
+        expect(page.locator("#requests tbody tr")).to_have_count(3)
 
 
 def test_what_clients_and_upstreams_say_stays_text(tmp_path: Path, look: Look) -> None:

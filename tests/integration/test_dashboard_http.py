@@ -234,6 +234,28 @@ def _makers() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if "gateway.dashboard" in child.cmdline()]
 
 
+def test_pages_are_made_outside_the_worker(looked: Looked, admin: httpx.Client) -> None:
+    """This process is the worker, and the browser too: what it spends on a page is less than what the page costs."""
+    admin.get("/dashboard")
+    (maker,) = _makers()
+    before, own = _cpu(maker), time.process_time()
+    for days in range(1, 16):
+        assert admin.get(f"/dashboard?period=2026-01-{days:02d}").status_code == 200
+    assert time.process_time() - own < _cpu(maker) - before
+
+
+def _cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def test_a_test_alert_is_an_admins_to_send(looked: Looked, admin: httpx.Client) -> None:
+    sent = admin.post("/dashboard/alerts/test")
+    assert (sent.status_code, "not configured" in sent.text, "sent" in sent.text) == (200, True, True)
+    assert looked.browser().post("/dashboard/alerts/test").status_code == 403
+    assert "Send a test alert" in admin.get("/dashboard/budgets").text
+
+
 def test_static_files_are_sent_once(looked: Looked) -> None:
     first = httpx.get(f"{looked.url}/dashboard/static/dashboard.css")
     again = httpx.get(first.url, headers={"if-none-match": first.headers["etag"]})
