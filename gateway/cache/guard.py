@@ -1,72 +1,305 @@
 """Cheap and certain reasons why two similar questions have different answers. Where it speaks, there is no hit.
 
-An embedding hardly sees what this looks at: numbers, negation, and who stands where ("Paris to Rome"). An encoder that
-knows no case and no spacing sees nothing of "MW" against "mW", or of the spaces inside quotes.
+An embedding hardly sees what this looks at: numbers, negation, opposites, and who stands where ("Paris to Rome"). An
+encoder that knows no case and no spacing sees nothing of "MW" against "mW", or of the spaces inside quotes. What is
+not certain is the verifier's.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from functools import cache
 
 from gateway.cache.keys import normalise
+from gateway.cache.words import FUNCTION_WORDS, Text, listed, opposites, read, stem
 
-_NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")
 _SYMBOL = re.compile(r"[+*/=<>^%&|~#@$€£¥\\°×÷±√²³]|(?<!\w)-|-(?!\w)")
+_PERCENT = re.compile(r"\bper\s?cent\b")
+_BEGINS = re.compile(r"(?:^|[.!?:]\s)[^\w]*([^\W\d_]+(?:'[^\W\d_]+)*)")
 _PUNCTUATION = re.compile(r"[^\w\s]|_")
-_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
-_NEGATION = frozenset(
-    {"no", "not", "never", "none", "without", "cannot", "nobody", "nothing", "neither", "nor", "except", "unless"}
+_QUOTED = re.compile(r"`([^`]+)`|\"([^\"]+)\"|“([^”]+)”|(?<!\w)'([^']+)'(?!\w)")
+_PASSIVE = re.compile(r"\b(?:was|were|is|are|be|been|being|gets?|got)\s.*\bby\b")
+_NEGATION = frozenset(listed("no not never none without cannot nobody nothing neither nor except unless"))
+# "NOT", "ALL": said loudly. "IT", "US" and "WHO" are names.
+_EMPHASISED = (FUNCTION_WORDS | {"ok"}) - {"it", "us", "who"}
+_PERSONS = frozenset(listed("he she him her his hers"))
+_PREFIXES, _PREFIXED = ("un", "dis", "non", "in", "im", "ir"), 5
+_ARTICLES = frozenset(listed("a an the"))
+# Words of one pole rule out those of the others: "before" is not "after", Monday is not Tuesday.
+_POLES = (
+    "before prior | after following",
+    "more | less fewer",
+    "max maximum most highest biggest largest longest | min minimum least lowest smallest shortest",
+    "big large huge | small little tiny",
+    "best | worst",
+    "first earliest | last latest",
+    "he him | she her",
+    "his | her hers",
+    "today now | tomorrow | yesterday",
+    "monday | tuesday | wednesday | thursday | friday | saturday | sunday",
+    "january | february | april | june | july | august | september | october | november | december",
+    "daily | weekly | monthly | yearly annual",
+    "north northern | south southern | east eastern | west western",
+    "summer | winter | spring | autumn",
+    "morning | afternoon | evening | night",
+    "boil boiling | melt melting | freeze freezing",
+    "male man men boy boys | female woman women girl girls",
+    "husband | wife",
+    "mother mum mom | father dad",
+    "brother | sister",
+    "born birth | die died death",
+    "import | export",
+    "upload | download",
+    "encrypt encryption | decrypt decryption",
+    "advantage benefit pro pros | disadvantage drawback con cons risk",
+    "increase raise boost gain grow | decrease reduce lower cut drop lose shrink",
+    "create add make start open enable install | delete remove destroy stop close disable uninstall",
+    "push | pull",
+    "buy | sell",
+    "above over | below under",
+    "up | down",
+    "left | right",
+    "all every | any",
+    "always | never | sometimes",
+    "and | or",
 )
-_FILLER = frozenset(
-    {
-        *("a", "an", "the", "is", "are", "was", "were", "be", "do", "does", "did", "to", "of", "in", "on", "at", "for"),
-        *("from", "and", "or", "i", "you", "me", "my", "your", "please", "can", "could", "would", "what", "whats"),
-        *("what's", "which", "who", "whos", "who's", "where", "how", "tell", "know", "it", "its", "it's", "there", "s"),
-    }
+_UNITS = frozenset(
+    listed(
+        "meter metre kilomet kilometr km mile inch foot feet yard cm mm gram kilogram kg pound ounc ton tonn liter "
+        "litr gallon pint cup teaspoon tablespoon second minut hour day week month year decad century celsius "
+        "fahrenheit kelvin byt kilobyt megabyt gigabyt terabyt bit dollar euro rupe yen franc "
+        "peso watt volt amp joul calori"
+    )
 )
+_TONGUES = frozenset(
+    listed(
+        "english german french spanish italian portuguese dutch swedish norwegian danish finnish polish czech russian "
+        "ukrainian greek turkish arabic hebrew hindi bengali urdu tamil chinese mandarin cantonese japanese korean "
+        "vietnamese thai indonesian swahili latin hungarian romanian bulgarian croatian serbian icelandic irish "
+        "python java javascript typescript ruby rust kotlin scala php perl haskell fortran cobol bash sql matlab"
+    )
+)
+_SCOPES = frozenset(listed("only both every each entire whole half sentence paragraph page word bullet list table"))
+_INTERROGATIVES = frozenset(listed("why when where who whom whose how"))
+_MEASURED = frozenset(listed("many much long far often old big tall fast high deep large heavy soon"))
+_TESTS = frozenset(listed("is are was were do does did can could should would will has have may must am"))
+_PAST = frozenset(listed("was were did had"))
+_PRESENT = frozenset(listed("is are do does has have am"))
+_ADVISING, _PERMITTING = frozenset({"should", "must"}), frozenset({"can", "may", "could"})
+# After these, the next word of meaning is where it goes to, or what it is held against.
+_TOWARDS = frozenset(listed("to into by than over onto toward towards"))
+_JOINING = frozenset(listed("and or vs versus between"))
 
 
 def differ(asked: str, stored: str) -> str | None:
     """Why the answer to ``stored`` cannot answer ``asked``; None where nothing certain speaks against it."""
     if asked == stored:
         return None
-    if _NUMBER.findall(asked) != _NUMBER.findall(stored):
-        return "numbers"
-    if _SYMBOL.findall(asked) != _SYMBOL.findall(stored):
-        return "symbols"
-    left, right = _words(asked), _words(stored)
-    if _negations(left) != _negations(right):
-        return "negation"
-    if _names(asked) != _names(stored):
-        return "names"
-    if left == right and _spelling(asked) != _spelling(stored):
-        return "spelling"
-    if sorted(_content(left)) == sorted(_content(right)) and _content(left) != _content(right):
-        return "order"
-    return None
+    return reason(read(asked), read(stored))
 
 
-def _words(text: str) -> list[str]:
-    return [word.casefold().replace("’", "'") for word in _WORD.findall(text)]
+def reason(left: Text, right: Text) -> str | None:
+    """As `differ`, of two texts that have been read. Symmetric."""
+    return next((name for name, unlike in _RULES if unlike(left, right)), None)
 
 
-def _negations(words: list[str]) -> int:
-    return sum(word in _NEGATION or word.endswith("n't") for word in words)
+def _numbers(left: Text, right: Text) -> bool:
+    return left.numbers != right.numbers
 
 
-def _names(text: str) -> list[str]:
-    """Capitalised words after the first one, and what has capitals inside: names and units, in their order."""
-    words = _WORD.findall(text)
-    capitals = [place > 0 and word[0].isupper() and word.casefold() not in _FILLER for place, word in enumerate(words)]
-    inner = [any(map(str.isupper, word[1:])) for word in words]
-    return [word for word, named, within in zip(words, capitals, inner, strict=True) if named or within]
+def _symbols(left: Text, right: Text) -> bool:
+    return _signs(left) != _signs(right)
 
 
-def _spelling(text: str) -> str:
+def _signs(text: Text) -> list[str]:
+    return _SYMBOL.findall(_PERCENT.sub("%", text.raw))
+
+
+def _quotes(left: Text, right: Text) -> bool:
+    quoted = [["".join(found) for found in _QUOTED.findall(text.raw)] for text in (left, right)]
+    return all(quoted) and quoted[0] != quoted[1]
+
+
+def _negation(left: Text, right: Text) -> bool:
+    counts = [sum(word in _NEGATION or word.endswith("n't") for word in text.lower) for text in (left, right)]
+    return counts[0] != counts[1]
+
+
+def _names(left: Text, right: Text) -> bool:
+    """A name on one side is on the other too, if only in lower case; what has capitals inside is spelt the same."""
+    if _spelt(left) != _spelt(right):
+        return True
+    return not (_capitalised(left) <= right.stems and _capitalised(right) <= left.stems)
+
+
+def _spelt(text: Text) -> list[str]:
+    """Words with capitals inside, in their order: units, brands and acronyms; none in a text that is shouted."""
+    if text.raw.isupper():
+        return []
+    return [word for word in text.words if any(map(str.isupper, word[1:])) and word.lower() not in _EMPHASISED]
+
+
+def _capitalised(text: Text) -> set[str]:
+    """Stems of the words that are capitalised though they begin no sentence, unless all of them are."""
+    begins = {found.group(1) for found in _BEGINS.finditer(text.raw)}
+    rest = [word for word in text.words if word[0].isalpha() and word.lower() not in FUNCTION_WORDS]
+    named = [word for word in rest if word[0].isupper() and word not in begins]
+    if len(named) > 3 and len(named) == len(rest):
+        return set()
+    return {stem(word.lower()) for word in named}
+
+
+def _spelling(left: Text, right: Text) -> bool:
+    alike = [word.casefold() for word in left.lower] == [word.casefold() for word in right.lower]
+    return alike and _written(left) != _written(right)
+
+
+def _written(text: Text) -> str:
     """The text itself where case and spacing may mean something in it, else what is left without them."""
-    normal = normalise(text)
-    return text if normal is None else " ".join(_PUNCTUATION.sub(" ", normal).split())
+    normal = normalise(text.raw)
+    return text.raw.strip() if normal is None else " ".join(_PUNCTUATION.sub(" ", normal).split())
 
 
-def _content(words: list[str]) -> list[str]:
-    return [word for word in words if word not in _FILLER]
+def _opposites(left: Text, right: Text) -> bool:
+    a, b = left.stems, right.stems
+    return any(_meets(word, b) for word in a - b) or any(_meets(word, a) for word in b - a)
+
+
+def _meets(word: str, others: frozenset[str]) -> bool:
+    """Whether an opposite of a word is among the others, and nothing that means the word itself."""
+    if not others.isdisjoint(opposites().get(word, ())):
+        return True
+    if any(own.isdisjoint(others) and not opposed.isdisjoint(others) for own, opposed in _poles().get(word, ())):
+        return True
+    return len(word) > _PREFIXED and any(word.removeprefix(prefix) in others for prefix in _PREFIXES)
+
+
+@cache
+def _poles() -> dict[str, list[tuple[frozenset[str], frozenset[str]]]]:
+    """For each stem the poles it belongs to, each with all that it rules out."""
+    found: dict[str, list[tuple[frozenset[str], frozenset[str]]]] = {}
+    for line in _POLES:
+        poles = [frozenset(map(stem, listed(pole))) for pole in line.split("|")]
+        for own in poles:
+            opposed = frozenset(word for pole in poles if pole is not own for word in pole)
+            for word in own:
+                found.setdefault(word, []).append((own, opposed))
+    return found
+
+
+def _pronouns(left: Text, right: Text) -> bool:
+    """He or she is somebody, and the other text does not say who."""
+    return _PERSONS & set(left.lower) != _PERSONS & set(right.lower)
+
+
+def _kinds(kinds: frozenset[str]) -> Callable[[Text, Text], bool]:
+    """Whether two texts speak of different ones of a kind, such as units."""
+
+    def unlike(left: Text, right: Text) -> bool:
+        a, b = (kinds & (text.stems | set(text.lower)) for text in (left, right))
+        return a != b and bool(a and b)
+
+    return unlike
+
+
+def _scope(left: Text, right: Text) -> bool:
+    a, b = (_SCOPES & (text.stems | set(text.lower)) for text in (left, right))
+    return a != b and bool((a and b) or "only" in a | b)
+
+
+def _question(left: Text, right: Text) -> bool:
+    """Why, when, where, who and how much are told apart; "what" may ask for any of them ("what year")."""
+    asks = _asks(left), _asks(right)
+    if "" in asks or asks[0] == asks[1]:
+        return False
+    if "test" in asks:
+        return not ({*left.lower, *right.lower} & {"way", "ways", "method", "possible"})
+    return True
+
+
+def _asks(text: Text) -> str:
+    for word, after in zip(text.lower, (*text.lower[1:], ""), strict=True):
+        if word in ("what", "which", "what's", "whats"):
+            return ""
+        if word in _INTERROGATIVES:
+            return f"how {after}" if word == "how" and after in _MEASURED else word
+    return "test" if text.lower and text.lower[0] in _TESTS else ""
+
+
+def _mood(left: Text, right: Text) -> bool:
+    """ "Should I" against "can I", "is it" against "was it", of questions that are answered by yes or no."""
+    if _asks(left) != "test" or _asks(right) != "test":
+        return _formerly(left) != _formerly(right)
+    first = {left.lower[0], right.lower[0]}
+    if first & _ADVISING and first & _PERMITTING:
+        return True
+    return bool(first & _PAST and first & _PRESENT) or _formerly(left) != _formerly(right)
+
+
+def _formerly(text: Text) -> bool:
+    return any(pair in (("used", "to"), ("use", "to")) for pair in zip(text.lower, text.lower[1:], strict=False))
+
+
+def _order(left: Text, right: Text) -> bool:
+    a, b = left.content, right.content
+    common = set(a) & set(b)
+    if len(common) < 2:
+        return False
+    swapped = _only(a, common) != _only(b, common)
+    if swapped and sorted(a) == sorted(b) and _skeleton(left) == _skeleton(right) and not _joined(left):
+        return True
+    goals = _goals(left) & common, _goals(right) & common
+    if all(goals) and goals[0].isdisjoint(goals[1]):
+        return True
+    passive = [bool(_PASSIVE.search(text.raw.lower())) for text in (left, right)]
+    return passive[0] != passive[1] and _ends(a, common) == _ends(b, common)
+
+
+def _only(words: Sequence[str], kept: set[str]) -> list[str]:
+    return [word for word in words if word in kept]
+
+
+def _ends(words: Sequence[str], common: set[str]) -> tuple[str, str]:
+    kept = _only(words, common)
+    return kept[0], kept[-1]
+
+
+def _skeleton(text: Text) -> list[str]:
+    """The function words in their places, articles aside."""
+    return [word if word in FUNCTION_WORDS else "_" for word in text.lower if word not in _ARTICLES]
+
+
+def _joined(text: Text) -> bool:
+    """Whether two things are put side by side, where their order means nothing."""
+    return not _JOINING.isdisjoint(text.lower) and _TOWARDS.isdisjoint(text.lower)
+
+
+def _goals(text: Text) -> set[str]:
+    """The words of meaning that follow "to", "into", "by", "than"."""
+    found, armed = set(), False
+    for word in text.lower:
+        if word in _TOWARDS:
+            armed = True
+        elif armed and word not in FUNCTION_WORDS:
+            found.add(stem(word))
+            armed = False
+    return found
+
+
+_RULES: tuple[tuple[str, Callable[[Text, Text], bool]], ...] = (
+    ("numbers", _numbers),
+    ("symbols", _symbols),
+    ("quotes", _quotes),
+    ("negation", _negation),
+    ("names", _names),
+    ("spelling", _spelling),
+    ("opposites", _opposites),
+    ("units", _kinds(_UNITS)),
+    ("language", _kinds(_TONGUES)),
+    ("scope", _scope),
+    ("question", _question),
+    ("mood", _mood),
+    ("order", _order),
+    ("pronouns", _pronouns),
+)

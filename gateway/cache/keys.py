@@ -112,6 +112,7 @@ def normalise(text: str) -> str | None:
     Quotes, code, addresses and line breaks keep their text out; beside digits case stays, and so does that of words
     with inner capitals ("US" and "us", "mW" and "MW"), unless all of the text, or of a word of five letters, has them.
     """
+    text = text.strip()
     if len(text) > _NORMAL_MAX or _PROTECTED.search(text):
         return None
     words = unicodedata.normalize("NFC", text).split()

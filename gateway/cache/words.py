@@ -1,0 +1,110 @@
+"""A question as words: what the guard looks at, read once per text."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import msgspec
+
+
+def listed(words: str) -> tuple[str, ...]:
+    """Words of a list that is written as a sentence."""
+    return tuple(words.split())
+
+
+_TOKEN = re.compile(r"[^\W_]+(?:['’][^\W\d_]+)*")
+_NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")
+# Beside digits, so that "ten ways" and "10 ways" are one; "one" is rather a pronoun than a number.
+_COUNTED = listed(
+    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
+    "nineteen twenty"
+)
+_NUMERALS = {word: str(number) for number, word in enumerate(_COUNTED, 2)} | {
+    word: str(number)
+    for number, word in enumerate(listed("first second third fourth fifth sixth seventh eighth ninth tenth"), 1)
+}
+_NUMERALS |= {"hundred": "100", "thousand": "1000", "million": "1000000", "billion": "1000000000"}
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?:\D|$))")
+FUNCTION_WORDS = frozenset(
+    listed(
+        "a an the is are was were be been being am do does did to of in on at for from and or i you me my mine your "
+        "yours we us our they them their he she his her him it its it's this that these those there here please can "
+        "could would should will shall may might must have has had what what's whats which who who's whos whom whose "
+        "where when why how tell know say give let s t re ll ve d m with by as about into than then so just also very "
+        "really any some if but not no get got one ones way ways best good thing things someone anyone people person"
+    )
+)
+_SUFFIXES = (
+    *(
+        ("iest", "y", 6),
+        ("est", "", 6),
+        ("ies", "y", 5),
+        ("ness", "", 7),
+        ("ingly", "", 8),
+        ("ously", "ous", 7),
+        ("ally", "al", 7),
+    ),
+    *(("ily", "y", 6), ("ly", "", 5), ("ing", "", 6), ("edly", "", 7), ("ied", "y", 5), ("ed", "", 5)),
+    *(("sses", "ss", 6), ("xes", "x", 5), ("ches", "ch", 6), ("shes", "sh", 6), ("es", "e", 5), ("s", "", 4)),
+    ("er", "", 6),
+)
+
+
+class Text(msgspec.Struct, frozen=True):
+    """One question. ``words``: as written; ``lower``: without case; ``content``: stems of those that carry meaning;
+    ``stems``: of all of them.
+    """
+
+    raw: str
+    words: tuple[str, ...]
+    lower: tuple[str, ...]
+    content: tuple[str, ...]
+    stems: frozenset[str]
+    numbers: tuple[str, ...]
+
+
+def read(text: str) -> Text:
+    """Take a text apart. Pure."""
+    raw = unicodedata.normalize("NFC", text).replace("’", "'")
+    words = tuple(_TOKEN.findall(raw))
+    lower = tuple(word.lower() for word in words)
+    content = tuple(stem(word) for word in lower if word not in FUNCTION_WORDS)
+    return Text(raw, words, lower, content, frozenset(map(stem, lower)), tuple(_numbers(raw, lower)))
+
+
+def _numbers(raw: str, lower: Iterable[str]) -> list[str]:
+    found = _NUMBER.findall(_THOUSANDS.sub("", raw))
+    return found or [_NUMERALS[word] for word in lower if word in _NUMERALS]
+
+
+@cache
+def stem(word: str) -> str:
+    """A lower-case word without its inflection; crude, and the same for every form that matters here."""
+    word = word.removesuffix("'s")
+    for suffix, instead, least in _SUFFIXES:
+        if word.endswith(suffix) and len(word) >= least and not word.endswith("ss"):
+            word = word.removesuffix(suffix) + instead
+            break
+    if len(word) > 4 and word[-1] == word[-2] and word[-1] not in "sl":
+        word = word[:-1]
+    return word[:-1] if len(word) > 4 and word.endswith("e") else word
+
+
+class _Stored(msgspec.Struct):
+    source: str
+    opposites: list[tuple[str, str]]
+
+
+@cache
+def opposites() -> dict[str, frozenset[str]]:
+    """Stems and their opposites, from WordNet; read on first use."""
+    stored = msgspec.json.decode(Path(__file__).with_name("opposites.json").read_bytes(), type=_Stored)
+    found: dict[str, set[str]] = {}
+    for left, right in stored.opposites:
+        found.setdefault(left, set()).add(right)
+        found.setdefault(right, set()).add(left)
+    return {word: frozenset(others) for word, others in found.items()}
