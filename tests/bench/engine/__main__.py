@@ -1,4 +1,4 @@
-"""Run with `python -m tests.bench.engine [ROUNDS]`: figures as ratios within one run, medians over interleaved rounds."""
+"""Run with `python -m tests.bench.engine [ROUNDS] [PART]`: ratios within one run, medians over interleaved rounds."""
 
 from __future__ import annotations
 
