@@ -11,17 +11,15 @@ from redis.exceptions import RedisError
 
 from gateway import story
 from gateway.auth import KeyStore
+from gateway.dashboard import budgets
 from gateway.dashboard.session import LINK_DAYS
 from gateway.http.meta import model_row
-from gateway.types import NANO
 
 if TYPE_CHECKING:
     from gateway.dashboard.access import Visitor
     from gateway.reload import Reloader
     from gateway.runtime import Runtime
 
-MILD, BAD = 0.8, 1.0
-BUDGETS_MAX = 500
 _REDIS_S = 2.0
 
 
@@ -35,7 +33,8 @@ class Facts:
     async def gather(self, page: str, visitor: Visitor, query: dict[str, str]) -> dict[str, Any]:
         """What the page needs."""
         if page in ("", "budgets"):
-            return await self._budgets(visitor) | {"alerts": await self._alerts(visitor)}
+            held, alerts = await asyncio.gather(self._budgets(visitor), self._alerts(visitor))
+            return {**held, "alerts": alerts}
         if page == "models":
             return {"models": self._models()}
         if page == "policies":
@@ -76,25 +75,11 @@ class Facts:
         """The budgets the visitor may see, the most used first."""
         try:
             async with asyncio.timeout(_REDIS_S):
-                return {"budgets": await self._accounts(visitor), "away": ""}
+                records = await self._keys.list()
+                rows = await budgets.held(self._runtime.redis, self._runtime.keys, records, visitor.key_id)
+                return {"budgets": rows, "away": ""}
         except (RedisError, OSError):
             return {"budgets": [], "away": "Redis is away: what budgets hold is not known at the moment."}
-
-    async def _accounts(self, visitor: Visitor) -> list[dict[str, Any]]:
-        records = await self._keys.list()
-        wanted = [
-            record
-            for record in records
-            if record["budget_usd"] is not None
-            and record["revoked_ms"] is None
-            and visitor.key_id in ("", record["id"])
-        ][:BUDGETS_MAX]
-        pipe = self._runtime.redis.pipeline(transaction=False)
-        for record in wanted:
-            pipe.hgetall(self._runtime.keys.budget(record["id"]))
-        held = await pipe.execute() if wanted else []
-        rows = [_budget(record, state) for record, state in zip(wanted, held, strict=True)]
-        return sorted(rows, key=lambda row: -row["used"])
 
     async def _alerts(self, visitor: Visitor) -> list[dict[str, Any]]:
         """What has been told and is not over."""
@@ -122,23 +107,3 @@ def _model(row: dict[str, Any]) -> dict[str, Any]:
     price = row["price"] or {}
     shown = {name: price.get(name) for name in ("input", "output", "cached_input", "usd_per_hour", "source", "date")}
     return {"name": row["id"], "runs": row["runs"], "state": state, "reason": reason, "context": row["context"]} | shown
-
-
-def _budget(record: dict[str, Any], held: dict[bytes, bytes]) -> dict[str, Any]:
-    limit = round(record["budget_usd"] * NANO)
-    spent, reserved = int(held.get(b"spent", 0)), int(held.get(b"reserved", 0))
-    used = spent / limit if limit else 1.0
-    return {
-        "id": record["id"],
-        "name": record["name"],
-        "window": "",
-        "limit_nano": limit,
-        "spent_nano": spent,
-        "reserved_nano": reserved,
-        "left_nano": limit - spent - reserved,
-        "used": used,
-        "held": reserved / limit if limit else 0.0,
-        "tone": "bad" if used >= BAD else "mild" if used >= MILD else "",
-        "remark": "exhausted" if used >= BAD else "",
-        "resets": "",
-    }

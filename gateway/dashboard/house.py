@@ -12,13 +12,15 @@ async def budgets(ask: Ask) -> Page:
     rows = ask.facts["budgets"]
     columns = (
         Column("name", "Budget"),
+        Column("scope", "Of", minor=True),
         Column("window", "Window"),
+        Column("kind", "Kind", minor=True),
         Column("limit_nano", "Limit", "money"),
         Column("spent_nano", "Spent", "money"),
         Column("reserved_nano", "Reserved", "money", minor=True),
         Column("left_nano", "Left", "money"),
         Column("used", "Used", "share"),
-        Column("resets", "Resets", minor=True),
+        Column("until_ms", "Resets", "time", minor=True),
     )
     table = Table("budgets", "Budgets", columns, rows, key="id", empty="No budget has been set.")
     alerts = (Column("title", "Alert"), Column("text", "What"), Column("since_ms", "Since", "time"))

@@ -23,6 +23,11 @@ ROOT = Path(__file__).parents[2]
 ARTIFACTS = ROOT / "artifacts"
 AXE = ROOT / "tests" / "support" / "axe" / "axe.min.js"
 EVIL = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+BUDGETS: tuple[tuple[float, dict[str, Any]], ...] = (
+    (0.86, {"scope": "organisation", "subject": "default", "window": "month", "name": "Everything"}),
+    (0.34, {"scope": "team", "subject": "search", "window": "month", "name": "Search"}),
+    (1.0, {"scope": "model", "subject": "claude", "window": "7d", "name": "claude"}),
+)
 PAGES = {
     "overview": "?period=30d",
     "explore": "/explore?period=month",
@@ -60,8 +65,10 @@ def rows() -> list[Any]:
 def busy(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]) -> Iterator[Looked]:
     """A gateway with a history, open on this machine."""
     with looked_at(tmp_path_factory.mktemp("busy"), rows) as running:
-        for name, dollars in (("search-prod", 25), ("helpdesk-bot", 10), ("eval-runner", 2)):
-            running.key(name, budget_usd=dollars)
+        month = time.strftime("%Y-%m", time.gmtime())
+        spent = sum(row.cost_nano for row in rows if time.strftime("%Y-%m", time.gmtime(row.ts_ms / 1000)) == month)
+        for number, (share, budget) in enumerate(BUDGETS):
+            running.budget(f"b{number}", spent, limit_nano=int(spent / share) or 1, **budget)
         yield running
 
 

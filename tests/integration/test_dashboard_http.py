@@ -135,6 +135,24 @@ def test_a_key_owner_sees_the_requests_of_that_key_only(looked: Looked) -> None:
     )
 
 
+def test_budgets_of_every_kind_are_shown(looked: Looked, admin: httpx.Client) -> None:
+    looked.key("own-budget", budget_usd=3)
+    looked.budget(
+        "b-team", 5 * NANO, scope="team", subject="red", window="month", limit_nano=20 * NANO, name="red team"
+    )
+    looked.budget("b-roll", 2 * NANO, scope="organisation", subject="default", window="24h", limit_nano=2 * NANO)
+    looked.budget("b-soft", 0, scope="model", subject="claude", window="day", limit_nano=NANO, hard=False)
+    rows = {row["name"]: row for row in admin.get("/dashboard/budgets.json").json()["tables"]["budgets"]}
+    assert rows["own-budget"] | {"limit_usd": 3, "spent_usd": 0, "window": "in all"} == rows["own-budget"]
+    assert rows["red team"] | {"left_usd": 15, "used": 0.25, "window": "this month"} == rows["red team"]
+    assert rows["organisation default"] | {"left_usd": 0, "window": "last 24h"} == rows["organisation default"]
+    assert rows["model claude"] | {"kind": "soft", "left_usd": 1} == rows["model claude"]
+    assert next(iter(rows)) == "organisation default"
+    page = admin.get("/dashboard").text
+    assert "exhausted" in page
+    assert "red team, this month" in page
+
+
 def test_a_read_only_link_shows_everything_and_changes_nothing(looked: Looked, admin: httpx.Client) -> None:
     made = admin.post("/dashboard/links", data={"days": "7"})
     found = re.search(r'value="(http://[^"]+/dashboard/view/[^"]+)"', made.text)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
+from gateway.budget.accounts import catch_up
+from gateway.budget.definitions import Budget
+from gateway.budget.levels import FIELD, Tree
 from gateway.ledger.store import SqlStore
-from gateway.types import LedgerEntry
+from gateway.types import LedgerEntry, Principal
 from tests.support.gateway import ADMIN, Gateway, gateway, hosted, local
 from tests.support.ledger import key_record
 from tests.support.loop_thread import LoopThread
@@ -51,6 +56,10 @@ class Looked:
         key = self.thread.run(self.gateway.key(name, **limits))
         return key, self.gateway.key_id(key)
 
+    def budget(self, budget_id: str, spent_nano: int, **definition: Any) -> None:
+        """Define a budget, of which this much is spent in its present window."""
+        self.thread.run(_define(self.gateway, Budget(id=budget_id, **definition), spent_nano))
+
     def admin(self) -> httpx.Client:
         """Signed in with the admin key."""
         signed_in = self.browser()
@@ -67,6 +76,19 @@ def looked_at(folder: Path, entries: Sequence[LedgerEntry] = (), **sections: Any
         thread.run(_fill(folder, entries), timeout=60)
         with thread.entered(gateway(folder, MODELS, (POLICY,), **sections)) as running:
             yield Looked(thread, running, folder)
+
+
+async def _define(running: Gateway, budget: Budget, spent_nano: int) -> None:
+    runtime, now_ms = running.runtime, int(time.time() * 1000)
+    await runtime.redis.hset(runtime.keys.definitions, f"{FIELD}{budget.id}", msgspec.json.encode(budget))
+    tree = Tree()
+    fields: Any = await runtime.redis.hgetall(runtime.keys.definitions)
+    tree.load(fields)
+    whose = Principal(key_id="k", team=budget.subject if budget.scope == "team" else "")
+    applying = tree.levels(whose, "", (), now_ms).accounts
+    applying += tree.of_model(budget.organisation, budget.subject, now_ms)
+    account = next(one for one in applying if one.budget == budget.id)
+    await catch_up(runtime.redis, runtime.keys, account, budget.limit_nano or 0, {account.slice: spent_nano}, now_ms)
 
 
 async def _fill(folder: Path, entries: Sequence[LedgerEntry]) -> None:
