@@ -53,6 +53,7 @@ TIMINGS: Mapping[str, Any] = {"prompt_n": "computed", "cache_n": "cached_tokens"
 
 _PROMPT = ("cached_tokens", "cache_write_tokens", "audio_input_tokens", "image_input_tokens")
 _COMPLETION = ("reasoning_tokens", "audio_output_tokens", "image_output_tokens")
+_PARTS = (("prompt_tokens", _PROMPT), ("completion_tokens", _COMPLETION))
 _COUNTS = ("prompt_tokens", "completion_tokens", "cache_write_1h_tokens", *_PROMPT, *_COMPLETION)
 # Service tiers that are the standard one under another name.
 _STANDARD_TIERS = frozenset({"default", "auto", "standard", "on_demand", "scale"})
@@ -112,7 +113,8 @@ def _from_timings(timings: Any) -> dict[str, int]:
     counts = _read(timings, TIMINGS, {}) if isinstance(timings, dict) else {}
     if "completion_tokens" not in counts:
         return {}
-    return {**counts, "prompt_tokens": counts.pop("computed", 0) + counts.get("cached_tokens", 0)}
+    counts["prompt_tokens"] = counts.pop("computed", 0) + counts.get("cached_tokens", 0)
+    return counts
 
 
 def _short(counts: dict[str, int]) -> bool:
@@ -129,30 +131,33 @@ def _account(counts: dict[str, int]) -> dict[str, Any]:
     Anthropic counts cached and written tokens beside the prompt; xAI and Gemini (by Google's own OpenAI endpoint) count
     reasoning beside the completion. Either shows in the total, or in a part that is larger than its whole.
     """
-    known: dict[str, Any] = {name: counts.get(name, 0) for name in _COUNTS}
-    prompt, completion, total = known["prompt_tokens"], known["completion_tokens"], counts.get("total_tokens", 0)
-    total -= counts.get("unbilled_tokens", 0)
-    kept, thought = known["cached_tokens"] + known["cache_write_tokens"], known["reasoning_tokens"]
+    total = counts.pop("total_tokens", 0) - counts.pop("unbilled_tokens", 0)
+    counts.pop("cache_write_5m_tokens", 0)
+    prompt, completion = counts.get("prompt_tokens", 0), counts.get("completion_tokens", 0)
+    kept = counts.get("cached_tokens", 0) + counts.get("cache_write_tokens", 0)
+    thought = counts.get("reasoning_tokens", 0)
     if kept > prompt or (kept and total == prompt + completion + kept and thought != kept):
-        known["prompt_tokens"] = prompt = prompt + kept
+        counts["prompt_tokens"] = prompt = prompt + kept
     if thought > completion:
-        known["completion_tokens"] = completion = completion + thought
+        counts["completion_tokens"] = completion = completion + thought
     if prompt and total > prompt + completion:
         beside = total - prompt - completion
-        known["completion_tokens"] = completion + beside
-        known["reasoning_tokens"] = max(thought, beside)
-    return _within(known)
+        counts["completion_tokens"] = completion + beside
+        counts["reasoning_tokens"] = max(thought, beside)
+    return _within(counts)
 
 
-def _within(known: dict[str, Any]) -> dict[str, Any]:
+def _within(counts: dict[str, Any]) -> dict[str, Any]:
     """Each part as large as its whole has room for after those before it: a cached audio token is a cached token."""
-    for whole, parts in (("prompt_tokens", _PROMPT), ("completion_tokens", _COMPLETION)):
-        room = known[whole]
+    for whole, parts in _PARTS:
+        room = counts.get(whole, 0)
         for part in parts:
-            known[part] = min(known[part], room)
-            room -= known[part]
-    known["cache_write_1h_tokens"] = min(known["cache_write_1h_tokens"], known["cache_write_tokens"])
-    return known
+            if held := counts.get(part):
+                counts[part] = held = min(held, room)
+                room -= held
+    if hour := counts.get("cache_write_1h_tokens"):
+        counts["cache_write_1h_tokens"] = min(hour, counts.get("cache_write_tokens", 0))
+    return counts
 
 
 def _busy_s(timings: Any) -> float | None:
