@@ -7,11 +7,12 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from gateway.budget.levels import NOTHING
 from gateway.budget.limits import admit
 from gateway.budget.reservations import CacheWrite, settle
 from gateway.cache.eviction import drop, evict
 from gateway.redis_io import Keys, RedisLink
-from tests.support.accounts import intent, principal, settlement
+from tests.support.accounts import intent, settlement
 
 HOUR_MS = 3_600_000
 
@@ -22,7 +23,7 @@ async def store(link: RedisLink, keys: Keys, name: str, *, size: int = 10, ends_
     write = CacheWrite(
         digest=name, normal=f"n-{name}", partition="p", value=b"x" * size, ttl_ms=HOUR_MS, expires_ms=ends
     )
-    await admit(link, keys, principal(), f"r-{name}", intent(), tokens=1)
+    await admit(link, keys, NOTHING, f"r-{name}", intent(), tokens=1)
     await settle(link, keys, settlement(f"r-{name}", store=write))
 
 
