@@ -25,7 +25,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from gateway import config, economics, log
-from gateway.alerts.budgets import of_keys
+from gateway.alerts.budgets import states
 from gateway.alerts.watch import Watch
 from gateway.budget.definitions import Budget
 from gateway.budget.levels import of_key
@@ -253,7 +253,7 @@ class Background:
             _log.info("told", alert=told.key)
 
     async def _budgets(self) -> list[BudgetState]:
-        return await of_keys(self._redis, self._keys, await self._store.keys())
+        return await states(self._redis, self._keys, await self._store.keys(), _now_ms())
 
     def _fresh_settings(self) -> config.Settings:
         """As the file says now; as it said before, where it is wrong (the workers complain)."""

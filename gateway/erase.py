@@ -22,6 +22,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 from redis.exceptions import ResponseError
 
+from gateway.budget.accounts import opened
+from gateway.budget.definitions import Budget
+from gateway.budget.levels import FIELD
 from gateway.budget.spool import replay_orphans
 from gateway.cache import exact
 from gateway.cache.eviction import drop
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 Who = Literal["user", "key"]
 PATIENCE_S = 10.0
+REVOKED_WITHIN_S = 1.0  # what every worker promises
 REWRITE_S = 300.0
 LEAST_LETTERS = 6
 _EVER = Period(0, 1 << 52)
@@ -72,10 +76,12 @@ class Eraser:
         definitions = 0
         if who == "key":
             definitions = await self._forget_definitions(name)
+            await asyncio.sleep(REVOKED_WITHIN_S)
             left = await self._arrive()
         entries = await self._drop_entries(who, name)
         erased = await self._store.erase(**{"end_user" if who == "user" else "key_id": name})
-        counters = await self._drop_counters(name) + await self._blank_dead(who, name)
+        counters = await self._drop_budgets(who, name) + await self._drop_counters(name)
+        counters += await self._blank_dead(who, name)
         await self._redis.xadd(self._keys.events, {"erased": b"1"}, maxlen=10_000, approximate=True)
         await asyncio.to_thread(_remove_snapshots, self._data_dir)
         left += await self._rewrite()
@@ -150,11 +156,46 @@ class Eraser:
         ]
         if found:
             await self._redis.delete(*found)
-        told: Any = await self._redis.hkeys(self._keys.alerts)
+        told: Any = await self._redis.hkeys(self._keys.told)
         fields = [field for field in told if name in field.decode().split(":")]
         if fields:
-            await self._redis.hdel(self._keys.alerts, *fields)
+            await self._redis.hdel(self._keys.told, *fields)
         return len(found) + len(fields)
+
+    async def _drop_budgets(self, who: Who, name: str) -> int:
+        """Budgets of this user or key alone, and what budgets of every user or key have counted for it."""
+        held: Any = await self._redis.hgetall(self._keys.definitions)
+        budgets = {
+            field: msgspec.json.decode(value, type=Budget)
+            for field, value in held.items()
+            if field.startswith(FIELD.encode())
+        }
+        scoped = {budget.id for budget in budgets.values() if budget.scope == who}
+        own = [field for field, budget in budgets.items() if budget.id in scoped and budget.subject == name]
+        accounts = [
+            account
+            for account, about in await opened(self._redis, self._keys)
+            if about.subject == name and (about.budget in scoped or about.budget == name)
+        ]
+        if accounts:
+            await self._redis.hdel(self._keys.accounts, *accounts)
+            await self._redis.delete(*(self._keys.budget(account) for account in accounts))
+            await self._drop_events({account.encode() for account in accounts})
+        ids = [name] if who == "key" else []  # of the budget that is written on a key
+        ids += [budgets[field].id for field in own]
+        if ids:
+            await self._redis.hdel(self._keys.ceilings, *ids)
+        if own:
+            await self._redis.hdel(self._keys.definitions, *own)
+            await self._redis.xadd(self._keys.events, {"definitions": b"1"}, maxlen=10_000, approximate=True)
+        return len(accounts) + len(own)
+
+    async def _drop_events(self, accounts: set[bytes]) -> None:
+        """What was told of their budgets."""
+        messages: Any = await self._redis.xrange(self._keys.alerts)
+        ids = [message_id for message_id, fields in messages if fields.get(b"account") in accounts]
+        if ids:
+            await self._redis.xdel(self._keys.alerts, *ids)
 
     async def _blank_dead(self, who: Who, name: str) -> int:
         """Messages that no database would take keep their money and lose the name."""

@@ -40,7 +40,7 @@ class Keys:
         self.swept = prefix + "swept"
         self.ledger = prefix + "ledger"
         self.events = prefix + "events"
-        self.alerts = prefix + "alerts"
+        self.told = prefix + "told"
         self.entries = prefix + "cache:entries"
         self.sizes = prefix + "cache:sizes"
         self.bytes = prefix + "cache:bytes"

@@ -46,13 +46,13 @@ class Finding(Frozen, frozen=True, kw_only=True):
 
 
 class BudgetState(Frozen, frozen=True, kw_only=True):
-    """What a budget holds. ``window`` tells one period of it from the next, '' where it has none."""
+    """What a budget holds in one window. ``alert_at``: shares of the limit; None: those of the configuration."""
 
     id: str
     name: str
     limit_nano: int
     spent_nano: int
-    window: str = ""
+    alert_at: tuple[float, ...] | None = None
     resets: str = ""
 
 
@@ -60,7 +60,8 @@ def budgets(states: Iterable[BudgetState], config: AlertsConfig) -> list[Finding
     """The highest threshold each budget has passed."""
     found = []
     for state in states:
-        passed = [share for share in config.budgets if state.spent_nano >= share * state.limit_nano > 0]
+        shares = config.budgets if state.alert_at is None else state.alert_at
+        passed = [share for share in shares if state.spent_nano >= share * state.limit_nano > 0]
         if passed:
             found.append(_budget(state, max(passed)))
     return found
@@ -71,7 +72,7 @@ def _budget(state: BudgetState, share: float) -> Finding:
     over = used >= 1
     resets = f" It starts anew {state.resets}." if state.resets else ""
     return Finding(
-        key=f"budget:{state.id}:{state.window}:{state.limit_nano}:{share:g}",
+        key=f"budget:{state.id}:{state.limit_nano}:{share:g}",
         kind="budget",
         title=f"Budget {state.name}: {'exhausted' if over else f'{int(used * 100)}% used'}",
         text=f"{_usd(state.spent_nano)} of {_usd(state.limit_nano)} are spent.{resets}",

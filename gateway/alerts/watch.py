@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 ROWS_MAX = 1000
 RESOLVED_AFTER_MS = 60_000
-FORGOTTEN_AFTER_MS = 40 * DAY_MS
+FORGOTTEN_AFTER_MS = DAY_MS
 _PROBE_S = 2.0
 _WEEK = 7 * DAY_MS
 
@@ -111,10 +111,10 @@ class Watch:
             told_ms=now if due or before is None else before.told_ms,
             seen_ms=now,
         )
-        await self._redis.hset(self._keys.alerts, finding.key, msgspec.json.encode(told))
+        await self._redis.hset(self._keys.told, finding.key, msgspec.json.encode(told))
 
     async def _resolve(self, gone: Mapping[str, Told], config: AlertsConfig, now: int) -> list[Finding]:
-        """States that are over are told so; the rest is kept, so that a budget's threshold is told once a window."""
+        """States that are over are told so; the rest is kept for a while, so that what wavers is told once."""
         told = []
         for key, before in gone.items():
             if before.kind in rules.STATES and now - before.seen_ms >= RESOLVED_AFTER_MS:
@@ -123,9 +123,9 @@ class Watch:
                 over = Finding(key=key, kind=before.kind, title=f"Resolved: {before.title}", text=text, severity="info")
                 await deliver(over, config)
                 told.append(over)
-                await self._redis.hdel(self._keys.alerts, key)
+                await self._redis.hdel(self._keys.told, key)
             elif now - before.seen_ms >= FORGOTTEN_AFTER_MS:
-                await self._redis.hdel(self._keys.alerts, key)
+                await self._redis.hdel(self._keys.told, key)
         return told
 
 
@@ -137,7 +137,7 @@ def _hosted_down(settings: Settings, told: Mapping[str, Told]) -> list[str]:
 
 async def active(redis: Redis, keys: Keys) -> dict[str, Told]:
     """What has been told and not resolved, by key; the newest last."""
-    found: Any = await redis.hgetall(keys.alerts)
+    found: Any = await redis.hgetall(keys.told)
     told = {key.decode(): msgspec.json.decode(value, type=Told) for key, value in found.items()}
     return dict(sorted(told.items(), key=lambda item: item[1].since_ms))
 

@@ -8,14 +8,18 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 from typer.testing import CliRunner
 
-from gateway.alerts import channels
-from gateway.alerts.budgets import of_keys
+from gateway.alerts import channels, rules
+from gateway.alerts.budgets import states
 from gateway.alerts.rules import BudgetState, Finding
 from gateway.alerts.watch import Watch, active, send_test
+from gateway.budget.accounts import catch_up
+from gateway.budget.definitions import Budget
+from gateway.budget.levels import FIELD, account_of, of_key
 from gateway.cli.app import app
 from gateway.config import AlertsConfig, EmailConfig, Settings
 from gateway.ledger.rollups import DAY_MS
@@ -163,16 +167,32 @@ async def test_the_forecast_is_told_once_a_month(house: House, store: SqlStore) 
     assert await house.look(NOON + DAY_MS) == []
 
 
-async def test_budgets_of_keys_are_read_where_they_are_counted(redis: Redis) -> None:
-    await redis.hset(KEYS.budget("k1"), mapping={"spent": 800, "left": 200})
-    records = [
-        key_record("k1", budget_nano=1000),
-        key_record("k2", budget_nano=50),
-        key_record("k3"),
-        key_record("k4", budget_nano=7, revoked_ms=NOON),
+async def test_budgets_are_read_where_they_are_counted(redis: Redis) -> None:
+    month = Budget(id="b1", scope="team", subject="red", limit_nano=1000, window="month", alert_at=(0.5,))
+    each = Budget(id="b2", scope="user", subject="*", limit_nano=50, window="24h", name="per user")
+    for budget in (month, each):
+        await redis.hset(KEYS.definitions, f"{FIELD}{budget.id}", msgspec.json.encode(budget))
+    now = account_of(month, "red", NOON)
+    for account, limit, known in (
+        (now, 1000, {"": 600}),
+        (account_of(month, "red", NOON - 40 * DAY_MS), 1000, {"": 999}),
+        (account_of(each, "alice", NOON), 50, {account_of(each, "alice", NOON).slice: 49}),
+        (account_of(of_key("k1", "ci", "default", 800), "k1", NOON), 800, {"": 800}),
+    ):
+        await catch_up(redis, KEYS, account, limit, known, NOON)
+    found = await states(redis, KEYS, [key_record("k1", name="ci", budget_nano=800), key_record("k2")], NOON)
+    assert sorted((one.name, one.spent_nano, one.limit_nano) for one in found) == [
+        ("ci", 800, 800),
+        ("of team red", 600, 1000),
+        ("per user: alice", 49, 50),
     ]
-    found = await of_keys(redis, KEYS, records)
-    assert [(one.id, one.spent_nano, one.limit_nano) for one in found] == [("k1", 800, 1000), ("k2", 0, 50)]
+    told = rules.budgets(found, AlertsConfig())
+    assert sorted(one.title for one in told) == [
+        "Budget ci: exhausted",
+        "Budget of team red: 60% used",
+        "Budget per user: alice: 98% used",
+    ]
+    assert "2026-02-01 00:00 UTC" in next(one.text for one in told if "red" in one.title)
 
 
 async def test_slack_shows_it_and_a_name_cannot_ping_anybody(inbox: Webhook) -> None:

@@ -13,6 +13,9 @@ import pytest
 from redis.asyncio import Redis
 from typer.testing import CliRunner
 
+from gateway.budget.accounts import catch_up, opened
+from gateway.budget.definitions import Budget
+from gateway.budget.levels import FIELD, NOTHING, account_of
 from gateway.budget.spool import Spool
 from gateway.cli.app import app
 from gateway.erase import Eraser
@@ -84,7 +87,7 @@ async def test_a_planted_user_is_nowhere_afterwards_and_the_sums_are_the_same(
     rows = await running.rows(5)
     theirs = [row.request_id for row in rows if row.end_user == USER]
     spool = Spool(data / "spool", "gone-worker")
-    await spool.append(settlement("spooled", 9000, intent=False, budgeted=False))
+    await spool.append(settlement("spooled", 9000, NOTHING, intent=False))
     line = spool.path.read_text().replace('"request_id":"spooled"', f'"request_id":"spooled","end_user":"{USER}"')
     spool.path.write_text(line)
     spool.close()
@@ -139,17 +142,13 @@ async def test_a_key_is_refused_and_forgotten(running: Gateway, upstream: Upstre
     report = await Eraser(redis, store, running.folder / "data").erase("key", key_id)
 
     assert (report.rows, report.definitions, report.left) == (1, 1, ())
-    await until(lambda: refused(running, key))
+    assert (await running.chat("hello", key=key)).status_code == 401
     held, disk = await everything(redis), on_disk(running.folder)
     for planted in (key_id, "alices-laptop", SECRET):
         assert planted.encode() not in held, planted
         assert planted.encode() not in disk, planted
     assert [record for record in await store.keys() if record["id"] == key_id] == []
     assert (await store.totals(EVER)).requests == 1
-
-
-async def refused(running: Gateway, key: str) -> bool:
-    return (await running.chat("hello", key=key)).status_code == 401
 
 
 async def test_a_name_that_redis_uses_itself_erases_nothing_of_its_own(
@@ -192,3 +191,25 @@ async def test_definitions_in_sql_alone_go_too(running: Gateway, store: SqlStore
     report = await Eraser(redis, store, running.folder / "data").erase("key", "key_old")
     await redis.aclose()
     assert (report.definitions, await store.keys()) == (1, [])
+
+
+async def test_budgets_of_a_user_go_with_the_user(running: Gateway, store: SqlStore) -> None:
+    redis = running.runtime.redis
+    own = Budget(id="b1", scope="user", subject=USER, limit_nano=1000)
+    every = Budget(id="b2", scope="user", subject="*", limit_nano=50)
+    team = Budget(id="b3", scope="team", subject=USER, limit_nano=50)
+    for budget in (own, every, team):
+        await redis.hset(KEYS.definitions, f"{FIELD}{budget.id}", msgspec.json.encode(budget))
+        for subject in (USER, "somebody-else"):
+            await catch_up(redis, KEYS, account_of(budget, subject, NOON), 50, {"": 7}, NOON)
+    theirs = account_of(every, USER, NOON).name
+    await redis.xadd(KEYS.alerts, {"kind": "exhausted", "account": theirs})
+    await redis.xadd(KEYS.alerts, {"kind": "exhausted", "account": "another"})
+    await Eraser(redis, store, running.folder / "data").erase("user", USER)
+    assert await redis.xlen(KEYS.alerts) == 1
+    assert set(await redis.hkeys(KEYS.definitions)) == {b"budget:b2", b"budget:b3"}
+    left = {(about.budget, about.subject) for _, about in await opened(redis, KEYS)}
+    # Budgets of one subject have one account, whoever asks; a team that has the same name is somebody else.
+    assert ("b2", "somebody-else") in left
+    assert {budget for budget, subject in left if subject == USER} <= {"b3"}
+    assert not await redis.exists(KEYS.budget(account_of(every, USER, NOON).name))

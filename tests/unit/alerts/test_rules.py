@@ -36,9 +36,9 @@ def test_a_budget_is_told_at_its_thresholds(spent: float, titles: list[str]) -> 
     assert [one.title for one in rules.budgets([budget(spent)], CONFIG)] == titles
 
 
-def test_each_threshold_and_window_is_a_finding_of_its_own() -> None:
-    states = [budget(85), budget(100), budget(85, window="2026-02"), budget(85, limit=105)]
-    assert len({one.key for one in rules.budgets(states, CONFIG)}) == 4
+def test_each_threshold_and_limit_is_a_finding_of_its_own() -> None:
+    states = [budget(85), budget(100), budget(85, limit=105)]
+    assert len({one.key for one in rules.budgets(states, CONFIG)}) == 3
     assert rules.budgets([budget(0, limit=0)], CONFIG) == []
 
 
