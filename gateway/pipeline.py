@@ -65,24 +65,29 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     loaded_ms: int = 0
 
 
-class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """What the HTTP layer sends. ``body`` yields the JSON of one event each, or a plain body once.
+class Stream(msgspec.Struct, frozen=True, kw_only=True):
+    """A reply on its way: ``events`` yields the JSON of one each.
 
-    Always to be closed: that settles the request, however far its body was read. ``complete`` says, once the body was
-    read to its end, whether that is the end of the answer.
+    Always to be closed: that settles the request, however far its events were read. ``complete`` says, once they were
+    read to their end, whether that is the end of the answer.
     """
 
-    headers: Headers
-    stream: bool
-    body: AsyncGenerator[bytes, None]
+    events: AsyncGenerator[bytes, None]
     left: Callable[[], Awaitable[None]]
     complete: Callable[[], bool]
 
     async def close(self) -> None:
         try:
-            await self.body.aclose()
+            await self.events.aclose()
         finally:
             await self.left()
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What the HTTP layer sends: a stream, or a plain body, whose request is settled."""
+
+    headers: Headers
+    body: bytes | Stream
 
 
 class Pipeline:
@@ -171,11 +176,11 @@ class Pipeline:
             visit.degraded = visit.degraded or "hosted-failed"
         if not visit.request.stream:
             return await self._plain(view, visit, answer.first)
-        body = self._stream(view, visit, answer)
-        return self._reply(view, visit, self._headers(visit, None), body, answer.rest)
+        events = self._stream(view, visit, answer)
+        return self._streamed(view, visit, self._headers(visit, None), events, answer.rest)
 
-    def _reply(
-        self, view: View, visit: Visit, headers: Headers, body: AsyncGenerator[bytes, None], rest: Rest | None = None
+    def _streamed(
+        self, view: View, visit: Visit, headers: Headers, events: AsyncGenerator[bytes, None], rest: Rest | None = None
     ) -> Reply:
         async def left() -> None:
             try:
@@ -187,7 +192,7 @@ class Pipeline:
         def complete() -> bool:
             return visit.status == "ok"
 
-        return Reply(headers=headers, stream=visit.request.stream, body=body, left=left, complete=complete)
+        return Reply(headers, Stream(events=events, left=left, complete=complete))
 
     async def _recall(self, view: View, visit: Visit) -> CacheHit | None:
         """Step 5; the exact tier's answer came with admission."""
@@ -284,13 +289,9 @@ class Pipeline:
         visit.take(chunk)
         await visit.count()
         amount = bill(visit, view.prices)
-        headers = self._headers(visit, amount)
-        body = reply.with_costs(chunk.data, amount, visit.final_usage())
-        return self._reply(view, visit, headers, self._once(view, visit, body))
-
-    async def _once(self, view: View, visit: Visit, body: bytes) -> AsyncGenerator[bytes, None]:
+        whole = Reply(self._headers(visit, amount), reply.with_costs(chunk.data, amount, visit.final_usage()))
         self._settle(view, visit)
-        yield body
+        return whole
 
     async def _stream(self, view: View, visit: Visit, answer: Answer) -> AsyncGenerator[bytes, None]:
         """Step 9 for a stream: pass on, learn, and end with the costs if the client asked for usage."""
@@ -324,9 +325,10 @@ class Pipeline:
         if not visit.request.stream:
             chunk = replay.plain_chunk(hit.entry)
             visit.take(chunk)
-            body = reply.with_costs(chunk.data, amount, hit.entry.usage)
-            return self._reply(view, visit, headers, self._once(view, visit, body))
-        return self._reply(view, visit, headers, self._replayed_stream(view, visit, hit, amount))
+            whole = Reply(headers, reply.with_costs(chunk.data, amount, hit.entry.usage))
+            self._settle(view, visit)
+            return whole
+        return self._streamed(view, visit, headers, self._replayed_stream(view, visit, hit, amount))
 
     async def _replayed_stream(
         self, view: View, visit: Visit, hit: CacheHit, amount: Bill

@@ -267,7 +267,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if (reply := self._reply) is not None:
+        if (reply := self._reply) is not None and not reply.begun:  # what comes behind the body is nobody's
             name = name.lower()
             if name in _FRAMING:
                 reply.framed = True
@@ -291,6 +291,7 @@ class Connection(asyncio.Protocol):
             return
         if not reply.begun:  # 1xx: the answer is still to come
             reply.raw_headers.clear()
+            reply.framed, reply.coding = False, b""
             return
         self._reply, reply.done = None, True
         if self._parser.should_keep_alive():

@@ -17,7 +17,7 @@ from gateway.http.peer import principal_of
 from gateway.http.protocol import LEAVING, WHOLE
 
 if TYPE_CHECKING:
-    from gateway.pipeline import Reply
+    from gateway.pipeline import Headers, Stream
     from gateway.runtime import Runtime
     from gateway.types import ChatRequest, Principal
 
@@ -84,15 +84,17 @@ class ChatEndpoint:
 
     async def _answer(self, request: ChatRequest, principal: Principal, scope: Scope, send: Send) -> None:
         reply = await self._runtime.pipeline.answer(self._runtime.view, request, principal)
+        body = reply.body
         try:
-            if reply.stream:
-                await _send_stream(reply, send)
+            if isinstance(body, bytes):
+                await scope["extensions"][WHOLE]([*reply.headers, _JSON], body)
             else:
-                await scope["extensions"][WHOLE]([*reply.headers, _JSON], await anext(reply.body))
+                await _send_stream(reply.headers, body, send)
         except Exception as bug:
             raise _BrokenOff from bug
         finally:
-            await reply.close()
+            if not isinstance(body, bytes):
+                await body.close()
 
 
 class _Client:
@@ -108,9 +110,9 @@ class _Client:
         self.task.cancel()
 
 
-async def _send_stream(reply: Reply, send: Send) -> None:
-    headers = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in reply.headers]
-    await send({"type": "http.response.start", "status": 200, "headers": [*sse.HEADERS, *headers]})
-    async for data in reply.body:
+async def _send_stream(headers: Headers, stream: Stream, send: Send) -> None:
+    encoded = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers]
+    await send({"type": "http.response.start", "status": 200, "headers": [*sse.HEADERS, *encoded]})
+    async for data in stream.events:
         await send({"type": "http.response.body", "body": sse.event(data), "more_body": True})
-    await send({"type": "http.response.body", "body": sse.DONE if reply.complete() else b""})
+    await send({"type": "http.response.body", "body": sse.DONE if stream.complete() else b""})

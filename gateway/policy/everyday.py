@@ -106,9 +106,11 @@ def is_everyday(word: str) -> bool:
     """Whether a lower-case word, or what is left of it without an English ending, is on the list."""
     if len(word) <= 2 or word in WORDS:
         return True
-    if not word.endswith(_ENDINGS):
-        return False
-    return any(_is_stem(word[: -len(ending)]) for ending in _ENDINGS if word.endswith(ending))
+    if word.endswith(_ENDINGS):
+        for ending in _ENDINGS:
+            if word.endswith(ending) and _is_stem(word[: -len(ending)]):
+                return True
+    return False
 
 
 def _is_stem(stem: str) -> bool:
