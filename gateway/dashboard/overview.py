@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from gateway import economics
-from gateway.dashboard import charts
+from gateway.dashboard import charts, words
 from gateway.dashboard.burn import burn_down
 from gateway.dashboard.cards import cards
 from gateway.dashboard.explore import breakdown_table, spend_chart, time_table
@@ -43,6 +43,7 @@ async def overview(ask: Ask) -> Page:
         "cards": cards(ask, total, before, ahead, idle_nano),
         "chart": spend_chart(ask, over_time),
         "steps": steps,
+        "step_places": words.places(step.nano for step in steps),
         "split": _split(total, served),
         "burn": await burn_down(store, ask.facts["budgets"], ask.now_ms),
         "total": total,

@@ -18,7 +18,7 @@ def money(nano: int | None, places: int | None = None) -> str:
     if nano is None:
         return NOTHING
     value = Decimal(abs(nano)) / NANO
-    shown = _own_places(value) if places is None else places
+    shown = places if places is not None else 2 if value >= 1 else _own_places(value)
     rounded = value.quantize(Decimal(1).scaleb(-shown), ROUND_HALF_EVEN)
     if nano and not rounded:
         return f"{MINUS if nano < 0 else ''}<${Decimal(1).scaleb(-shown):f}"

@@ -18,7 +18,7 @@ NAMES = {
     "key_eval": "eval-runner",
 }
 _TAGS = ("chat", "batch", "beta", "eu")
-_BASELINE_IN, _BASELINE_OUT = 600, 2400  # nano-dollars a token
+_BASELINE_IN, _BASELINE_OUT = 2_500, 10_000  # nano-dollars a token
 
 
 def traffic(now_ms: int, *, days: int = 45, a_day: int = 60) -> list[LedgerEntry]:
@@ -41,7 +41,7 @@ def _day(chance: random.Random, start_ms: int, many: int, number: int) -> Iterat
 
 def _request(chance: random.Random, request_id: str, ts_ms: int) -> LedgerEntry:
     team = chance.choices(list(TEAMS), (5, 3, 4))[0]
-    prompt, answer = int(chance.lognormvariate(5.6, 0.9)), int(chance.lognormvariate(4.8, 0.7))
+    prompt, answer = int(chance.lognormvariate(7.4, 0.9)), int(chance.lognormvariate(5.8, 0.7))
     dear = prompt * _BASELINE_IN + answer * _BASELINE_OUT
     kind = chance.choices(("cache", "local", "mini", "big", "none"), (24, 38, 24, 12, 2))[0]
     fields = _KINDS[kind](chance, answer, dear)
@@ -88,7 +88,7 @@ def _cached(chance: random.Random, _answer: int, _dear: int) -> dict[str, Any]:
 
 def _local(chance: random.Random, answer: int, _dear: int) -> dict[str, Any]:
     shown = {"served": "local", "rule": "easy", "model": "local-small", "provider": "local"}
-    return shown | {"cost": answer * 444, "ttft_ms": chance.lognormvariate(4.4, 0.5)}
+    return shown | {"cost": answer * 888, "ttft_ms": chance.lognormvariate(4.4, 0.5)}
 
 
 def _mini(chance: random.Random, _answer: int, dear: int) -> dict[str, Any]:
