@@ -1,4 +1,4 @@
-"""Texts of many callers, embedded together: one thread, small batches of alike lengths, a bounded queue."""
+"""Texts of many callers, embedded together: one thread, small batches, a bounded queue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from local_models.embed.model import Embedded, Embedder, Vectors
 
 logger = logging.getLogger(__name__)
 
-MAX_BATCH = 64
+# More gain nothing: from a dozen short questions on, a token costs what it costs, and all of a batch wait for its end.
+MAX_BATCH = 16
 MAX_WAIT = 0.002
 
 
@@ -132,9 +133,6 @@ class Batcher:
             return batch
 
     def _compute(self, batch: list[tuple[Job, int]]) -> None:
-        by_length = sorted(batch, key=lambda item: len(item[0].texts[item[1]]))
-        for start in range(0, len(by_length), Job.SHARE):
-            part = by_length[start : start + Job.SHARE]
-            embedded = self.embedder.embed([job.texts[place] for job, place in part])
-            for (job, place), vector, tokens in zip(part, embedded.vectors, embedded.tokens, strict=True):
-                job.vectors[place], job.tokens[place] = vector, tokens
+        embedded = self.embedder.embed([job.texts[place] for job, place in batch])
+        for (job, place), vector, tokens in zip(batch, embedded.vectors, embedded.tokens, strict=True):
+            job.vectors[place], job.tokens[place] = vector, tokens

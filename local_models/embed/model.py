@@ -1,23 +1,29 @@
-"""One sentence-transformers model."""
+"""What an embedding model is to the process around it, and which of the two routes computes a model folder.
+
+BERT-type models, such as the default, are computed by onnxruntime (`bert`): the same float32 numbers, ready within a
+second. sentence-transformers (`reference`) serves every other folder, and is what the quick route is tested against.
+"""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from local_models.native import calm_openmp, physical_cores
+from local_models.embed.folder import UnknownModel, read
+from local_models.embed.safetensors import NotSafetensors
+from local_models.native import physical_cores
+
+logger = logging.getLogger(__name__)
 
 Vectors = NDArray[np.float32]
 
-# Past two threads one query gains little (measured, one short text: 21 ms with one, 15 ms with two), and the cores
-# are shared with the chat engine and the gateway.
+# Past two threads one query gains little, and the cores are shared with the chat engine and the gateway.
 MOST_THREADS = 2
 
 
@@ -28,46 +34,30 @@ class Embedded(msgspec.Struct, frozen=True):
     tokens: list[int]
 
 
-class Embedder:
-    """A loaded model. Any thread may call `embed`, one at a time."""
+class Embedder(Protocol):
+    """A loaded model. Any thread may call `embed`, one at a time; `pooling` and `dimension` are part of its id."""
 
-    def __init__(self, folder: Path, threads: int = 0, verbose: bool = False) -> None:
-        """`threads`: 0 is the physical cores, at most MOST_THREADS. Raises OSError, ValueError for a bad folder."""
-        _offline(verbose)
-        import torch
-        from sentence_transformers import SentenceTransformer
-
-        torch.set_num_threads(threads or min(physical_cores(), MOST_THREADS))
-        self._torch = torch
-        self._model: Any = SentenceTransformer(str(folder), device="cpu").eval()
-        self.dimension: int = len(self.embed(["warm-up"]).vectors[0])
-        self.pooling = _pooling(self._model)
+    pooling: str
+    dimension: int
 
     def embed(self, texts: Sequence[str]) -> Embedded:
-        """Embed texts as one padded batch; alike lengths waste the least."""
-        # The tokenizer.json asks for a fixed 128; preprocess pads to the longest text of the batch instead.
-        features = self._model.preprocess(list(texts))
-        tokens = features["attention_mask"].sum(dim=1).tolist()
-        with self._torch.inference_mode():
-            vectors = self._model.forward(features)["sentence_embedding"]
-            vectors = self._torch.nn.functional.normalize(vectors, dim=1)
-        return Embedded(vectors.numpy().astype(np.float32, copy=False), tokens)
+        """Embed texts, in batches of its own choosing; a vector depends on its text alone."""
+        ...
 
 
-def _offline(verbose: bool) -> None:
-    """Settings that are read on import: nothing is ever looked up on a hub, and no progress bars in the log."""
-    calm_openmp()
-    os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    if not verbose:
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-        os.environ["TRANSFORMERS_VERBOSITY"] = "error"
-        os.environ["TQDM_DISABLE"] = "1"
-        logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
+def load(folder: Path, threads: int = 0, verbose: bool = False) -> Embedder:
+    """Load a model folder. `threads`: 0 is the physical cores, at most MOST_THREADS.
 
+    Raises OSError, ValueError for a bad folder.
+    """
+    threads = threads or min(physical_cores(), MOST_THREADS)
+    try:
+        known = read(folder)
+        from local_models.embed.bert import Bert
 
-def _pooling(model: Any) -> str:
-    modes = [module.pooling_mode for module in model if hasattr(module, "pooling_mode")]
-    if not modes:
-        return "none"
-    return modes[0] if isinstance(modes[0], str) else "+".join(modes[0])
+        return Bert(known, threads)
+    except (UnknownModel, NotSafetensors) as reason:
+        logger.info("sentence-transformers computes %s: %s", folder.name, reason)
+    from local_models.embed.reference import Reference
+
+    return Reference(folder, threads, verbose)

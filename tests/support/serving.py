@@ -23,8 +23,6 @@ from tests.support.models import models_dir
 
 PATIENCE = 120.0
 BACK_SECONDS = 15.0
-# Traced by coverage, torch takes three times as long to import; everything else keeps to the promise even then.
-TRACED_EMBEDDER_SECONDS = 90.0 if "COVERAGE_PROCESS_CONFIG" in os.environ else BACK_SECONDS
 CLI = (sys.executable, "-c", "from gateway.cli import main; main()")
 _URL = re.compile(r"Farthing answers at (?P<url>http://\S+)")
 

@@ -1,0 +1,1 @@
+"""The embedding process beside plain sentence-transformers, in one run."""
