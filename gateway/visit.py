@@ -265,6 +265,7 @@ def ledger_entry(visit: Visit, amount: Bill, *, provider: str, served: Where) ->
         cache_write_tokens=usage.cache_write_tokens,
         reasoning_tokens=usage.reasoning_tokens,
         usage_source=usage.source,
+        busy_us=round((usage.busy_s or 0.0) * 1e6) if served == "local" else 0,
         cost_nano=amount.cost_nano,
         baseline_nano=amount.baseline_nano,
         saved_nano=amount.saved_nano,

@@ -161,8 +161,12 @@ def _within(counts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _busy_s(timings: Any) -> float | None:
+    """The request's share of the engine's time where it says (requests of a batch overlap), else from begin to end."""
     if not isinstance(timings, dict):
         return None
+    share = timings.get("busy_seconds")
+    if isinstance(share, int | float) and share > 0:
+        return float(share)
     parts = [timings.get("prompt_ms"), timings.get("predicted_ms")]
     known = [part for part in parts if isinstance(part, int | float) and part >= 0]
     return sum(known) / 1000 if known else None

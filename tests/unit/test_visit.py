@@ -10,7 +10,7 @@ import pytest
 
 from gateway.pipeline import View
 from gateway.storing import cache_write
-from gateway.types import CacheEntry, CacheHit, ChatRequest, Chunk, Decision, Principal, Usage
+from gateway.types import CacheEntry, CacheHit, ChatRequest, Chunk, Decision, Principal, Usage, Where
 from gateway.visit import Visit, bill, ledger_entry, route_name
 from tests.support.gateway import EVERYTHING_BIG
 from tests.support.visits import BIG, view, visit
@@ -278,6 +278,12 @@ def test_a_model_billed_by_the_second_costs_the_time_of_its_call(tmp_path: Path)
     assert amount.usage.busy_s is not None
     assert amount.usage.busy_s >= 2.0
     assert amount.cost_nano == round(amount.usage.busy_s * 10**6)  # a microsecond is a nano-dollar
+
+
+@pytest.mark.parametrize(("served", "busy_us"), [("local", 1_250_001), ("hosted", 0)])
+def test_a_row_says_how_long_a_local_model_computed(shown: View, served: Where, busy_us: int) -> None:
+    one = called(shown, Chunk(data=b"", usage=Usage(prompt_tokens=1, completion_tokens=1, busy_s=1.2500012)))
+    assert ledger_entry(one, bill(one, shown.prices), provider="local", served=served).busy_us == busy_us
 
 
 def tiktoken_count(text: str) -> int:

@@ -179,6 +179,8 @@ def test_what_counts_nothing_is_no_usage(nothing: Any) -> None:
     [
         ({"prompt_ms": 250.5, "predicted_ms": 1000}, 1.2505),
         ({"prompt_ms": None, "predicted_ms": 500}, 0.5),
+        ({"prompt_ms": 250.5, "predicted_ms": 1000, "busy_seconds": 0.4}, 0.4),
+        ({"prompt_ms": 250.5, "predicted_ms": 1000, "busy_seconds": 0.0}, 1.2505),
         ({"prompt_ms": -1}, None),
         ("soon", None),
         (None, None),
