@@ -18,7 +18,7 @@ import msgspec
 from gateway.config import AuthConfig, is_loopback
 from gateway.errors import InvalidRequest, NotFound, Overloaded, RedisAway, Unauthenticated
 from gateway.redis_io import Keys, RedisLink
-from gateway.types import NANO, Principal
+from gateway.types import NANO, Allowed, Principal, Role
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -27,6 +27,8 @@ PREFIX = "fg-"
 ANONYMOUS = Principal(key_id="anonymous", name="anonymous")
 ADMIN = Principal(key_id="admin", name="admin", admin=True)
 _COPIES_MAX = 10_000
+_EVERYTHING = Allowed()
+_HASH = re.compile(r"[0-9a-f]{64}")
 _HOST = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[0-9A-Za-z.-]+))(?::\d{1,5})?")
 
 
@@ -40,6 +42,11 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
     organisation: str = "default"
     team: str = ""
     tags: tuple[str, ...] = ()
+    project: str = ""
+    role: Role = "user"
+    models: tuple[str, ...] = ()
+    policies: tuple[str, ...] = ()
+    allowed_tags: tuple[str, ...] = ()
     rpm: int | None = None
     tpm: int | None = None
     concurrency: int | None = None
@@ -48,7 +55,9 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
     expires_ms: int | None = None
     revoked_ms: int | None = None
 
-    def principal(self) -> Principal:
+    def principal(self, *above: Allowed) -> Principal:
+        """``above``: what the organisation and the team allow."""
+        own = Allowed(models=self.models, policies=self.policies, tags=self.allowed_tags)
         return Principal(
             key_id=self.id,
             organisation=self.organisation,
@@ -59,6 +68,9 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
             tpm=self.tpm,
             concurrency=self.concurrency,
             budget_nano=self.budget_nano,
+            project=self.project,
+            allowed=tuple(one for one in (*above, own) if one != _EVERYTHING),
+            role=self.role,
         )
 
     def usable(self, now_ms: int) -> bool:
@@ -74,8 +86,14 @@ class NewKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What may be said when a key is created. ``budget_usd`` is in dollars, ``expires_in_s`` in seconds."""
 
     name: str
+    organisation: str = "default"
     team: str = ""
     tags: tuple[str, ...] = ()
+    project: str = ""
+    role: Role = "user"
+    models: tuple[str, ...] = ()
+    policies: tuple[str, ...] = ()
+    allowed_tags: tuple[str, ...] = ()
     rpm: int | None = None
     tpm: int | None = None
     concurrency: int | None = None
@@ -94,12 +112,36 @@ class NewKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise InvalidRequest("budget_usd must be between 0 and 9000000000", param="budget_usd")
         if self.expires_in_s is not None and not 0 < self.expires_in_s <= 3_153_600_000:
             raise InvalidRequest("expires_in_s must be above 0 and at most 100 years", param="expires_in_s")
-        if len(self.tags) > 50 or any(not tag or len(tag) > 100 for tag in self.tags):
-            raise InvalidRequest("at most 50 tags of 1 to 100 characters", param="tags")
+        for field in ("tags", "models", "policies", "allowed_tags"):
+            words = getattr(self, field)
+            if len(words) > 50 or any(not word or len(word) > 100 for word in words):
+                raise InvalidRequest(f"at most 50 {field} of 1 to 100 characters", param=field)
+        for field in ("organisation", "team", "project"):
+            if len(getattr(self, field)) > 100:
+                raise InvalidRequest(f"{field} must have at most 100 characters", param=field)
+        if not self.organisation:
+            raise InvalidRequest("organisation must have 1 to 100 characters", param="organisation")
+
+    def fields(self) -> dict[str, Any]:
+        """As a KeyRecord has them, but for its end."""
+        fields = msgspec.structs.asdict(self)
+        usd = fields.pop("budget_usd")
+        del fields["expires_in_s"]
+        return fields | {"budget_nano": None if usd is None else _nano(usd)}
 
 
 Shown = list[dict[str, Any]]
+Exported = list[dict[str, Any]]
 Records = list[KeyRecord]
+
+
+def _wanted(given: dict[str, Any]) -> NewKey:
+    try:
+        wanted = msgspec.convert(given, NewKey)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(str(error)) from None
+    wanted.check()
+    return wanted
 
 
 class KeyStore:
@@ -114,27 +156,52 @@ class KeyStore:
         Raises:
             InvalidRequest: a value is out of range.
         """
-        try:
-            wanted = msgspec.convert({"name": name, **limits}, NewKey)
-        except msgspec.ValidationError as error:
-            raise InvalidRequest(str(error)) from None
-        wanted.check()
+        wanted = _wanted({"name": name, **limits})
         now = int(time.time() * 1000)
         key, record = self._new(f"key_{secrets.token_hex(8)}", now)
         expires = None if wanted.expires_in_s is None else now + int(wanted.expires_in_s * 1000)
-        record = msgspec.structs.replace(
-            record,
-            name=wanted.name,
-            team=wanted.team,
-            tags=wanted.tags,
-            rpm=wanted.rpm,
-            tpm=wanted.tpm,
-            concurrency=wanted.concurrency,
-            budget_nano=None if wanted.budget_usd is None else _nano(wanted.budget_usd),
-            expires_ms=expires,
-        )
+        record = msgspec.structs.replace(record, **wanted.fields(), expires_ms=expires)
         await self._put(record)
         return {"key": key, **public(record)}
+
+    async def update(self, key_id: str, **changes: Any) -> dict[str, Any]:
+        """Change what a key may do; every key of the id that still works is changed. Fields as in :meth:`create`.
+
+        Raises:
+            NotFound, InvalidRequest
+        """
+        now = int(time.time() * 1000)
+        found = [one for one in await self._find(key_id) if one.usable(now)]
+        if not found:
+            raise NotFound(f"the API key with id '{key_id}' is expired or revoked")
+        known = {name: value for name, value in public(found[0]).items() if name in NewKey.__struct_fields__}
+        wanted = _wanted(known | changes)
+        fields = wanted.fields()
+        if wanted.expires_in_s is not None:
+            fields["expires_ms"] = now + int(wanted.expires_in_s * 1000)
+        for record in found:
+            await self._put(msgspec.structs.replace(record, **fields))
+        return public(msgspec.structs.replace(found[0], **fields))
+
+    async def export(self) -> Exported:
+        """Every definition as it is kept, hashes and all, for :meth:`restore`: no key can be read out of it."""
+        return [msgspec.to_builtins(record) for record in await self._records()]
+
+    async def restore(self, records: Any) -> int:
+        """Take over what :meth:`export` gave; one that is there already is replaced. Returns how many.
+
+        Raises:
+            InvalidRequest: not one of them is taken over then.
+        """
+        try:
+            read = msgspec.convert(records, Records)
+        except msgspec.ValidationError as error:
+            raise InvalidRequest(f"keys: {error}", param="keys") from None
+        if any(not _HASH.fullmatch(record.hash) for record in read):
+            raise InvalidRequest("keys: a hash is 64 hexadecimal digits", param="keys")
+        for record in read:
+            await self._put(record)
+        return len(read)
 
     async def list(self) -> Shown:
         """Every definition, without hashes, newest first."""
@@ -222,6 +289,7 @@ class KeyRing:
         self._link, self._keys = link, keys
         self._copies: OrderedDict[str, KeyRecord] = OrderedDict()
         self._forgotten = 0
+        self._above: dict[str, Allowed] = {}
 
     async def principal(self, token: str) -> Principal:
         """The principal of an ``fg-`` key. One Redis trip for a key this worker has not seen.
@@ -237,7 +305,17 @@ class KeyRing:
         record = self._copies.get(digest) or await self._fetch(digest)
         if record is None or not record.usable(int(time.time() * 1000)):
             raise Unauthenticated("the API key is unknown, expired or revoked")
-        return record.principal()
+        if not self._above:
+            return record.principal()
+        names = (organisation_field(record.organisation), team_field(record.organisation, record.team))
+        return record.principal(*(self._above[name] for name in names if name in self._above))
+
+    def load(self, fields: Mapping[bytes, bytes]) -> None:
+        """Take over what organisations and teams allow, as the hash ``Keys.definitions`` holds them."""
+        if not fields and self._above:
+            return  # Redis has lost them
+        groups = {name.decode(): value for name, value in fields.items() if value and name.startswith(GROUPS)}
+        self._above = {name: msgspec.json.decode(value, type=Group).allowed for name, value in groups.items()}
 
     async def _fetch(self, digest: str) -> KeyRecord | None:
         before = self._forgotten
@@ -258,6 +336,83 @@ class KeyRing:
             self._copies.clear()
         else:
             self._copies.pop(digest, None)
+
+
+GROUPS = (b"organisation:", b"team:")
+
+
+def organisation_field(name: str) -> str:
+    """Where ``Keys.definitions`` holds an organisation."""
+    return f"organisation:{name}"
+
+
+def team_field(organisation: str, name: str) -> str:
+    """Where it holds a team."""
+    return f"team:{organisation}/{name}"
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An organisation, or a team of one: what its keys may ask for. ``team`` is '' for an organisation."""
+
+    organisation: str
+    team: str = ""
+    models: tuple[str, ...] = ()
+    policies: tuple[str, ...] = ()
+    allowed_tags: tuple[str, ...] = ()
+    created_ms: int = 0
+
+    @property
+    def allowed(self) -> Allowed:
+        return Allowed(models=self.models, policies=self.policies, tags=self.allowed_tags)
+
+    @property
+    def field(self) -> str:
+        return team_field(self.organisation, self.team) if self.team else organisation_field(self.organisation)
+
+
+class GroupStore:
+    """Organisations and teams: mirrored in Redis, kept for good in SQL through the ledger stream.
+
+    A key may name one that is not here: it then has nothing but its keys in common.
+    """
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis, self._keys = redis, keys
+
+    async def put(self, **given: Any) -> dict[str, Any]:
+        """Make or replace one. Raises InvalidRequest."""
+        try:
+            group = msgspec.convert({"created_ms": int(time.time() * 1000), **given}, Group)
+        except msgspec.ValidationError as error:
+            raise InvalidRequest(str(error)) from None
+        names = (group.organisation, *((group.team,) if "team" in given else ()))
+        if any(not name or len(name) > 100 or "/" in name for name in names):
+            raise InvalidRequest("a name must have 1 to 100 characters, without '/'", param="name")
+        await self._write(group.field, msgspec.json.encode(group))
+        return _shown(group)
+
+    async def delete(self, field: str) -> None:
+        """Take one away; its keys go on, with nothing but their own lists. Raises NotFound."""
+        if not await self._redis.hget(self._keys.definitions, field):
+            raise NotFound(f"no {field.replace(':', ' ', 1)}")
+        await self._write(field, b"")
+
+    async def list(self, kind: str) -> Shown:
+        """Every ``organisation`` or ``team``, by name."""
+        held: Any = await self._redis.hgetall(self._keys.definitions)
+        values = [held[name] for name in sorted(held) if held[name] and name.startswith(f"{kind}:".encode())]
+        return [_shown(msgspec.json.decode(value, type=Group)) for value in values]
+
+    async def _write(self, field: str, value: bytes) -> None:
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.hset(self._keys.definitions, field, value)  # empty where it is gone, else the mirror could bring it back
+        pipe.xadd(self._keys.ledger, {"d": value, "field": field})
+        pipe.xadd(self._keys.events, {"definitions": field}, maxlen=10_000, approximate=True)
+        await pipe.execute()
+
+
+def _shown(group: Group) -> dict[str, Any]:
+    return dict(msgspec.to_builtins(group))
 
 
 class Peer(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,10 +14,10 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from redis.asyncio.retry import Retry
@@ -27,14 +27,16 @@ from redis.exceptions import RedisError
 from gateway import config, economics, log
 from gateway.alerts.budgets import states
 from gateway.alerts.watch import Watch
+from gateway.budget.accounts import forget_ended
 from gateway.budget.definitions import Budget
-from gateway.budget.levels import of_key
+from gateway.budget.levels import FIELD, of_key
 from gateway.budget.rebuild import rebuild
 from gateway.budget.reservations import sweep
 from gateway.budget.spool import replay_orphans
 from gateway.cache.eviction import evict
 from gateway.errors import ConfigError
 from gateway.ledger.errors import LedgerAway
+from gateway.ledger.months import months_before
 from gateway.ledger.store import SqlStore
 from gateway.ledger.stream import Drain
 from gateway.ledger.where import ledger_url
@@ -207,6 +209,7 @@ class Background:
             Chore("orphaned spools", 10.0, 0.0, self._replay_orphans),
             Chore("key mirror", 10.0, 10.0, self._mirror_keys),
             Chore("eviction", 10.0, 10.0, self._evict),
+            Chore("retention", 3600.0, 120.0, self._forget),
             Chore("standing cost", 30.0, 0.0, self._count_standing),
             Chore("late rows", 3600.0, 60.0, self._count_late),
             Chore("alerts", 30.0, 15.0, self._look),
@@ -262,6 +265,12 @@ class Background:
             self._settings = msgspec.structs.replace(self._settings, config=fresh.config)
         return self._settings
 
+    async def _forget(self) -> None:
+        kept, now = self._settings.config.ledger.keep_months, _now_ms()
+        before_ms = 0 if kept is None else months_before(now, kept)
+        if gone := await self._store.forget(before_ms, now):
+            _log.info("months that are no longer kept are gone", months=gone)
+
     async def _sync(self) -> None:
         """The embedded Redis writes before it answers, and leaves fsync to us."""
         if self._append_only:
@@ -275,17 +284,30 @@ class Background:
             pipe.hsetnx(self._keys.api_keys, record["hash"], msgspec.json.encode(record))
         if restored := sum(await pipe.execute()):
             _log.warning("keys that Redis had lost are back", keys=restored)
-        budgets = [
+        await self._mirror_budgets(records)
+
+    async def _mirror_budgets(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Definitions last: until they are back, nothing is admitted on counters that may be wrong."""
+        kept = await self._store.definitions()
+        budgets = [msgspec.json.decode(value, type=Budget) for field, value in kept.items() if field.startswith(FIELD)]
+        budgets += [
             of_key(record["id"], record["name"], record["organisation"], record["budget_nano"])
             for record in records
             if record["budget_nano"] is not None and not record["revoked_ms"]
         ]
         await rebuild(self._redis, self._keys, budgets, self._spent_of, _now_ms(), lost_only=self._checked)
         self._checked = True
+        pipe = self._redis.pipeline(transaction=False)
+        for field, value in kept.items():
+            pipe.hsetnx(self._keys.definitions, field, value)
+        if sum(await pipe.execute()):
+            await self._redis.xadd(self._keys.events, {"definitions": ""}, maxlen=10_000, approximate=True)
+        await forget_ended(self._redis, self._keys)
 
-    async def _spent_of(self, budget: Budget, since_ms: int, width_ms: int | None) -> dict[str, dict[int, int]]:
-        spent = await self._store.spent()
-        return {budget.subject: {0: spent.get(budget.subject, 0)}}
+    async def _spent_of(self, budget: Budget, since_ms: int, width_ms: int | None) -> Mapping[str, Mapping[int, int]]:
+        if budget.id == budget.subject:  # written on a key, and counted since the books began
+            return {budget.subject: {0: (await self._store.spent()).get(budget.subject, 0)}}
+        return await self._store.spent_by(msgspec.structs.asdict(budget), since_ms, width_ms)
 
     async def _close(self) -> None:
         try:

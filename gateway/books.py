@@ -179,6 +179,7 @@ class Books:
             organisation=visit.principal.organisation,
             key_id=visit.principal.key_id,
             team=visit.principal.team,
+            project=visit.principal.project,
             end_user=visit.request.user,
             tags=visit.features.tags,
             ts_ms=visit.ts_ms,

@@ -21,6 +21,7 @@ from gateway.cache import exact, replay
 from gateway.cache.keys import cache_context
 from gateway.errors import (
     CacheMiss,
+    Forbidden,
     GatewayError,
     NotFound,
     Overloaded,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from gateway.protocols import Scorer
     from gateway.types import ChatRequest, LedgerEntry, Principal
 
+_NOT_ALLOWED = "this key may not use it"
 _RESERVING_MAX = 4  # while others take what is left
 
 _NO_PRICE = "its price is not known (set `price` in gateway.yaml, or `unpriced: allow` in the policy)"
@@ -134,6 +136,7 @@ class Pipeline:
     def _enter(self, view: View, request: ChatRequest, principal: Principal) -> Visit:
         """Steps 2 and 3: features, then the gate."""
         policy = _policy(view, request.model)
+        _permit(view, request, principal, policy.name)
         features = extract(request, principal, default_max_tokens=policy.policy.default_max_tokens)
         visit = Visit(request, principal, policy, features)
         visit.local_only = policy.gate(features).local_only
@@ -217,7 +220,8 @@ class Pipeline:
         away: dict[str, str | None] = {}
 
         def unavailable(name: str) -> str | None:
-            away[name] = view.fleet.unavailable(name) or _unpriced(view, policy, name)
+            allowed = visit.principal.may_use("models", name)
+            away[name] = (view.fleet.unavailable(name) or _unpriced(view, policy, name)) if allowed else _NOT_ALLOWED
             return away[name]
 
         score = view.scorer.score(visit.features)
@@ -226,6 +230,8 @@ class Pipeline:
                 visit.features, score, unavailable=unavailable, local_only=visit.local_only, pinned=pinned
             )
         except Overloaded as error:
+            if set(away.values()) == {_NOT_ALLOWED}:
+                raise Forbidden(error.message, code="model_not_allowed", param="model") from None
             if set(away.values()) == {_NO_PRICE}:  # trying again later will not help
                 raise Unpriced(error.message) from None
             raise
@@ -406,6 +412,20 @@ def _policy(view: View, model: str) -> CompiledPolicy:
     if policy is None:
         raise NotFound(f"the model '{model}' does not exist", code="model_not_found", param="model")
     return policy
+
+
+def _permit(view: View, request: ChatRequest, principal: Principal, policy: str) -> None:
+    """Raises Forbidden where the key, its team or its organisation does not allow what is asked for."""
+    if not principal.allowed:
+        return
+    if not principal.may_use("policies", policy):
+        raise Forbidden(f"this key may not use the policy '{policy}'", code="policy_not_allowed", param="model")
+    if view.settings.model(request.model) and not principal.may_use("models", request.model):
+        raise Forbidden(f"this key may not use the model '{request.model}'", code="model_not_allowed", param="model")
+    for tag in request.options.tags:
+        if not principal.may_use("tags", tag):
+            message = f"this key may not use the tag '{tag}'"
+            raise Forbidden(message, code="tag_not_allowed", param="x-gateway-tags")
 
 
 def _reads(visit: Visit) -> bool:

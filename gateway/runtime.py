@@ -197,6 +197,7 @@ class Runtime:
     async def _load_definitions(self) -> None:
         fields: Any = await self.redis.hgetall(self.keys.definitions)
         self.books.tree.load(fields)
+        self.ring.load(fields)
 
     async def _next(self, last: bytes) -> bytes:
         reply: Any = await self.redis.xread({self.keys.events: last}, count=500, block=_BLOCK_MS)

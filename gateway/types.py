@@ -8,6 +8,7 @@ Times are seconds (float) where measured with ``time.perf_counter``, epoch milli
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import msgspec
@@ -26,8 +27,24 @@ class Frozen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     """Base of every value that passes between stages: immutable and keyword-only."""
 
 
+Role = Literal["user", "viewer", "admin"]
+
+
+class Allowed(Frozen, frozen=True, kw_only=True):
+    """What may be asked for, as shell patterns (``gpt-4o*``); an empty list allows everything. ``tags`` are those of
+    the request's own header.
+    """
+
+    models: tuple[str, ...] = ()
+    policies: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+
 class Principal(Frozen, frozen=True, kw_only=True):
-    """Who is asking. ``key_id`` is ``anonymous`` for the loopback principal, which has no limits and no budget."""
+    """Who is asking. ``key_id`` is ``anonymous`` for the loopback principal, which has no limits and no budget.
+
+    ``allowed``: of the organisation, the team and the key, of which all must agree. ``role`` opens ``/admin``.
+    """
 
     key_id: str
     organisation: str = "default"
@@ -38,7 +55,18 @@ class Principal(Frozen, frozen=True, kw_only=True):
     tpm: int | None = None
     concurrency: int | None = None
     budget_nano: int | None = None
+    project: str = ""
+    allowed: tuple[Allowed, ...] = ()
+    role: Role = "user"
     admin: bool = False
+
+    def may_use(self, what: Literal["models", "policies", "tags"], name: str) -> bool:
+        """Whether everyone above this key, and the key itself, lets it ask for that."""
+        return all(_matches(getattr(one, what), name) for one in self.allowed)
+
+
+def _matches(patterns: tuple[str, ...], name: str) -> bool:
+    return not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 class RequestOptions(Frozen, frozen=True, kw_only=True):

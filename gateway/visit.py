@@ -243,6 +243,7 @@ def ledger_entry(visit: Visit, amount: Bill, *, provider: str, served: Where) ->
         organisation=principal.organisation,
         team=principal.team,
         key_id=principal.key_id,
+        project=principal.project,
         end_user=request.user,
         tags=visit.features.tags,
         session=request.options.session,

@@ -67,13 +67,22 @@ class Tree:
         self._owns: dict[Principal, Levels] = {}
 
     def load(self, fields: Mapping[bytes, bytes]) -> None:
-        """Take over the definitions, as the hash ``Keys.definitions`` holds them."""
+        """Take over the definitions, as the hash ``Keys.definitions`` holds them.
+
+        One that is deleted leaves an empty value, so an empty hash is one that Redis has lost: the copy is kept.
+        """
+        if not fields and self._found:
+            return
         found: dict[tuple[str, Scope, str], list[_Counted]] = {}
         for field, value in fields.items():
-            if field.startswith(FIELD.encode()):
+            if value and field.startswith(FIELD.encode()):
                 budget = msgspec.json.decode(value, type=Budget)
                 found.setdefault((budget.organisation, budget.scope, budget.subject), []).append(_Counted(budget))
         self._found, self.loaded = found, True
+
+    def knows(self, budget_id: str) -> bool:
+        """Whether this worker has heard of a budget."""
+        return any(one.budget.id == budget_id for found in self._found.values() for one in found)
 
     def levels(self, principal: Principal, user: str, tags: Iterable[str], at_ms: int) -> Levels:
         """What applies to a principal's request at a time."""

@@ -60,7 +60,7 @@ class BudgetStore:
         """Limit nothing by it from now on. Raises NotFound."""
         old = await self._find(budget_id)
         pipe = self._redis.pipeline(transaction=True)
-        pipe.hdel(self._keys.definitions, f"{FIELD}{budget_id}")
+        pipe.hset(self._keys.definitions, f"{FIELD}{budget_id}", b"")  # else the mirror could bring it back
         pipe.hdel(self._keys.ceilings, budget_id)
         self._tell(pipe, budget_id, b"")
         await pipe.execute()
@@ -69,7 +69,8 @@ class BudgetStore:
     async def list(self) -> list[Budget]:
         """Every budget but those written on keys, oldest first."""
         held: Any = await self._redis.hgetall(self._keys.definitions)
-        found = [msgspec.json.decode(held[name], type=Budget) for name in held if name.startswith(FIELD.encode())]
+        values = [value for name, value in held.items() if value and name.startswith(FIELD.encode())]
+        found = [msgspec.json.decode(value, type=Budget) for value in values]
         return sorted(found, key=lambda one: (one.created_ms, one.id))
 
     async def put(self, budget: Budget) -> None:
@@ -91,7 +92,7 @@ class BudgetStore:
 
     async def _find(self, budget_id: str) -> Budget:
         value: Any = await self._redis.hget(self._keys.definitions, f"{FIELD}{budget_id}")
-        if value is None:
+        if not value:
             raise NotFound(f"no budget with id '{budget_id}'")
         return msgspec.json.decode(value, type=Budget)
 

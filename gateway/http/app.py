@@ -16,6 +16,7 @@ from gateway.errors import GatewayError
 from gateway.http import errors
 from gateway.http.admin import Admin
 from gateway.http.chat import ChatEndpoint
+from gateway.http.definitions import Definitions
 from gateway.http.health import Health
 from gateway.http.meta import Meta
 from gateway.reload import Reloader
@@ -64,12 +65,13 @@ def _rest(runtime: Runtime) -> Starlette:
         Route("/readyz", health.readyz),
         Route("/metrics", meta.metrics),
         Route("/admin/keys", admin.keys, methods=["GET", "POST"]),
-        Route("/admin/keys/{key_id}", admin.key, methods=["DELETE"]),
+        Route("/admin/keys/{key_id}", admin.key, methods=["PATCH", "DELETE"]),
         Route("/admin/keys/{key_id}/rotate", admin.rotate, methods=["POST"]),
         Route("/admin/alerts", admin.alerts),
         Route("/admin/alerts/test", admin.alerts, methods=["POST"]),
         Route("/admin/policies", admin.policies),
         Route("/admin/policies/reload", admin.reload, methods=["POST"]),
+        *Definitions(runtime).routes(),
         *dashboard.routes(),
     ]
     app = Starlette(

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from starlette.types import Scope
 
-from gateway.auth import Peer, anonymous_allowed, authenticate, bearer, is_admin
-from gateway.errors import Unauthenticated
+from gateway.auth import PREFIX, Peer, anonymous_allowed, authenticate, bearer, is_admin
+from gateway.errors import Forbidden, Unauthenticated
 
 if TYPE_CHECKING:
     from gateway.runtime import Runtime
@@ -32,10 +32,25 @@ async def principal_of(runtime: Runtime, scope: Scope) -> tuple[Principal, dict[
     return await authenticate(runtime.view.settings.config.auth, runtime.ring, peer), headers
 
 
-def require_admin(runtime: Runtime, scope: Scope) -> None:
-    """Raises Unauthenticated unless the admin key is presented; without one configured nobody is an admin over HTTP."""
-    if not is_admin(runtime.view.settings.config.auth, bearer(headers_of(scope))):
+async def require_role(runtime: Runtime, scope: Scope, *, owner: bool = False) -> Principal:
+    """Who may do this under ``/admin``: an admin everything, a viewer what only reads.
+
+    ``owner``: the holder of any key may read too, to be shown no more than its own.
+
+    Raises:
+        Unauthenticated: neither the admin key nor a live key.
+        Forbidden: a key that may not.
+    """
+    config, token = runtime.view.settings.config.auth, bearer(headers_of(scope))
+    if not is_admin(config, token) and not token.startswith(PREFIX):
         raise Unauthenticated("the admin key is needed: Authorization: Bearer <GATEWAY_ADMIN_KEY>")
+    principal, _ = await principal_of(runtime, scope)
+    reads = scope["method"] in {"GET", "HEAD"}
+    if principal.admin or principal.role == "admin":
+        return principal
+    if reads and (principal.role == "viewer" or owner):
+        return principal
+    raise Forbidden("this key may not change anything" if principal.role == "viewer" else "this takes an admin's key")
 
 
 def may_look(runtime: Runtime, scope: Scope) -> bool:

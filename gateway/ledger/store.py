@@ -10,7 +10,18 @@ import msgspec
 from sqlalchemy import Connection, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger import contents, erasing, migrations, months, pages, reading, summary, verifying, writing
+from gateway.ledger import (
+    contents,
+    definitions,
+    erasing,
+    migrations,
+    months,
+    pages,
+    reading,
+    summary,
+    verifying,
+    writing,
+)
 from gateway.ledger.answers import (
     Breakdown,
     Difference,
@@ -24,6 +35,7 @@ from gateway.ledger.answers import (
     Where,
 )
 from gateway.ledger.database import engine, lock_writers, overwritten, translated
+from gateway.ledger.definitions import Steps
 from gateway.ledger.errors import LedgerRefused
 from gateway.ledger.rollups import CUTS, DAY_MS, HOUR_MS, SINGLE, Cut
 from gateway.ledger.rows import entry_of, parse
@@ -33,6 +45,7 @@ from gateway.types import Content, LedgerEntry
 
 _T = TypeVar("_T")
 _EVER = (0, 1 << 53)
+_LISTS = ("tags", "models", "policies", "allowed_tags")
 _BY_KEY = next(cut for cut in SINGLE if cut.own == ("key_id",))
 
 
@@ -50,6 +63,11 @@ class KeyDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     organisation: str = "default"
     team: str = ""
     tags: tuple[str, ...] = ()
+    project: str = ""
+    role: str = "user"
+    models: tuple[str, ...] = ()
+    policies: tuple[str, ...] = ()
+    allowed_tags: tuple[str, ...] = ()
     rpm: int | None = None
     tpm: int | None = None
     concurrency: int | None = None
@@ -144,10 +162,14 @@ class SqlStore:
             definition = msgspec.convert(record, KeyDefinition)
         except msgspec.ValidationError as error:
             raise LedgerRefused(f"not the definition of a key: {error}") from None
-        row = msgspec.structs.asdict(definition) | {"tags": msgspec.json.encode(definition.tags).decode()}
+        row = msgspec.structs.asdict(definition)
+        row |= {name: msgspec.json.encode(row[name]).decode() for name in _LISTS}
         async with self._writing() as connection:
             await connection.execute(delete(keys).where(keys.c.hash == definition.hash))
             await connection.execute(insert(keys), [row])
+
+    async def put_definition(self, field: str, value: str) -> None:
+        await self._write(definitions.put, field, value)
 
     async def keep_standing(
         self, rates: Mapping[str, int], now_ms: int, busy_nano: Mapping[int, Mapping[str, int]]
@@ -227,7 +249,16 @@ class SqlStore:
     async def keys(self) -> list[dict[str, Any]]:
         async with self._reading() as connection:
             rows = await connection.execute(select(keys).order_by(keys.c.created_ms, keys.c.hash))
-            return [dict(row._mapping) | {"tags": msgspec.json.decode(row.tags)} for row in rows]
+            return [
+                dict(row._mapping) | {name: msgspec.json.decode(row._mapping[name]) for name in _LISTS} for row in rows
+            ]
+
+    async def definitions(self) -> dict[str, str]:
+        return await self._read(definitions.everything)
+
+    async def spent_by(self, budget: Mapping[str, Any], since_ms: int, width_ms: int | None) -> Steps:
+        """See :func:`gateway.ledger.definitions.spent`."""
+        return await self._read(definitions.spent, budget, since_ms, width_ms)
 
     async def verify(self, since_ms: int = _EVER[0], until_ms: int = _EVER[1]) -> list[Difference]:
         """Where the rollups do not say what the rows say, day by day; empty when all is right.

@@ -159,6 +159,8 @@ class Drain:
                     batch.scores[feedback.request_id] = feedback.score
                 elif b"c" in fields:
                     batch.contents.append(msgspec.msgpack.decode(fields[b"c"], type=Content))
+                elif b"d" in fields:
+                    await self._store.put_definition(fields[b"field"].decode(), fields[b"d"].decode())
                 else:
                     await self._store.put_key(msgspec.json.decode(fields[b"k"]))
             except (msgspec.DecodeError, UnicodeDecodeError, KeyError, LedgerRefused) as error:

@@ -101,12 +101,15 @@ keys = Table(
     metadata,
     Column("hash", Text, primary_key=True),
     *_text("id", "prefix", "name", "organisation", "team", "tags"),
+    *_text("project", "role", "models", "policies", "allowed_tags"),
     *(Column(name, BigInteger) for name in ("rpm", "tpm", "concurrency", "budget_nano")),
     *_whole("created_ms"),
     Column("expires_ms", BigInteger),
     Column("revoked_ms", BigInteger),
     Index("keys_id", "id"),
 )
+
+definitions = Table("definitions", metadata, Column("field", Text, primary_key=True), *_text("value"))
 
 series = Table(
     "series",
@@ -115,7 +118,7 @@ series = Table(
     Column("name", Text, nullable=False, unique=True),
     Column("cut", SmallInteger, nullable=False),
     *_text(*DIMENSIONS),
-    Index("series_cut", "cut"),
+    *(Index(f"series_{name}", "cut", name) for name in ("key_id", "tag", "end_user")),
 )
 
 

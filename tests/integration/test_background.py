@@ -17,7 +17,9 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.background import HEARTBEAT, LEASE_MS
-from gateway.budget.limits import Intent, intent_value
+from gateway.budget.definitions import Budget
+from gateway.budget.levels import account_of
+from gateway.budget.limits import Hold, Intent
 from gateway.budget.reservations import Settlement
 from gateway.budget.spool import Spool
 from gateway.ledger.answers import Period
@@ -216,11 +218,48 @@ async def test_keys_and_budgets_come_back_after_redis_lost_them(redis: Redis, st
     assert await redis.hget(KEYS.budget("k1"), "left") == b"7500"
 
 
+async def test_budgets_of_every_kind_are_counted_again_from_the_rows(
+    redis: Redis, start: Start, store: SqlStore
+) -> None:
+    process = start()
+    await at_work(redis, process)
+    now = int(time.time() * 1000)
+    budgets = [
+        Budget(id="day", scope="organisation", subject="default", limit_nano=10**9, window="30d"),
+        Budget(id="each", scope="user", subject="*", limit_nano=10**9),
+        Budget(id="tagged", scope="tag", subject="batch", limit_nano=10**9),
+        Budget(id="late", scope="team", subject="red", limit_nano=10**9, created_ms=now),
+    ]
+    for one in budgets:
+        await redis.xadd(KEYS.ledger, {"d": msgspec.json.encode(one), "field": f"budget:{one.id}"})
+    await redis.xadd(KEYS.ledger, {"d": b'{"organisation":"acme"}', "field": "organisation:acme"})
+    for number, (user, tags) in enumerate([("ann", ("batch",)), ("bob", ("x", "batch")), ("ann", ())]):
+        made = entry(f"r{number}", cost_nano=100, end_user=user, tags=tags, ts_ms=now - 1000, team="red")
+        await redis.xadd(KEYS.ledger, {"e": msgspec.json.encode(made)})
+    await emptied(redis)
+    await redis.flushall()
+
+    async def known() -> bool:
+        return await redis.hlen(KEYS.ceilings) == len(budgets)
+
+    await until(known)
+    accounts = {
+        account_of(budgets[0], "default", now).name: 300,
+        account_of(budgets[1], "ann", now).name: 200,
+        account_of(budgets[1], "bob", now).name: 100,
+        account_of(budgets[2], "batch", now).name: 200,
+        account_of(budgets[3], "red", now).name: 0,
+    }
+    for name, spent in accounts.items():
+        assert await redis.hmget(KEYS.budget(name), "spent", "left") == [b"%d" % spent, b"%d" % (10**9 - spent)]
+    await until(lambda: redis.hexists(KEYS.definitions, "organisation:acme"))
+
+
 async def test_what_dead_workers_left_becomes_rows(redis: Redis, start: Start, store: SqlStore, tmp_path: Path) -> None:
     intent = Intent(worker="gone", key_id="k1", team="", ts_ms=entry("x").ts_ms, policy="default", requested="auto")
-    await redis.hset(KEYS.intents, "held", intent_value(intent, 700))
+    await redis.hset(KEYS.intents, "held", Hold(700).value + msgspec.json.encode(intent))
     spool = Spool(tmp_path / "data" / "spool", "gone")
-    await spool.append(Settlement(entry=entry("spooled"), budgeted=False, intent=False))
+    await spool.append(Settlement(entry=entry("spooled"), intent=False))
     spool.close()
     start()
 

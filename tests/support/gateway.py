@@ -106,7 +106,7 @@ class Gateway:
         await runtime.books.drain()
         await runtime.redis.flushdb()
         runtime.ring.forget()
-        runtime.books.tree.load({})
+        runtime.books.tree.load({b"": b""})
         runtime.view = msgspec.structs.replace(view, fleet=Fleet.build(view.settings))
         await view.fleet.close()
 
