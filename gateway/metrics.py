@@ -144,8 +144,8 @@ class Metrics:
         self.configured(models, rules)
 
     def configured(self, models: Iterable[str], rules: Iterable[str]) -> None:
-        """The names that may be labels, anew after each reload. ``pinned`` is always one."""
-        self._models, self._rules = frozenset(models), frozenset((*rules, "pinned"))
+        """The names that may be labels, anew after each reload. ``pinned`` and ``cache`` are always rules."""
+        self._models, self._rules = frozenset(models), frozenset((*rules, "pinned", "cache"))
         self._by_raw.clear()
 
     def observe(self, entry: LedgerEntry) -> None:

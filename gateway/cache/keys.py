@@ -122,7 +122,7 @@ def normalise(text: str) -> str | None:
     if len(words) > 1 and text.isupper():
         return text.lower()
     # Not casefold(): it makes "Maße" (measures) and "Masse" (mass) one.
-    return " ".join([word if _meant(word) else word.lower() for word in words])
+    return " ".join([word if word.islower() or _meant(word) else word.lower() for word in words])
 
 
 def _has_digit(text: str) -> bool:

@@ -81,6 +81,13 @@ def test_names_nobody_configured_are_other_and_no_new_series(metrics: Metrics) -
     assert "made-up" not in metrics.render()[0].decode()
 
 
+def test_pinned_requests_and_hits_are_told_apart_from_unknown_rules(metrics: Metrics) -> None:
+    for rule in ("pinned", "cache"):
+        metrics.observe(entry(rule, rule=rule))
+        row = {"model": "local-small", "cache": "miss", "served": "local", "status": "ok"}
+        assert value(metrics, "gateway_requests_total", rule=rule, **row) == 1
+
+
 def test_a_reload_brings_new_names(metrics: Metrics) -> None:
     metrics.observe(entry("r1", model="fresh"))
     metrics.configured(["fresh"], ["easy"])
