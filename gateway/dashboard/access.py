@@ -15,6 +15,7 @@ from gateway.http.peer import headers_of, may_look
 
 if TYPE_CHECKING:
     from gateway.runtime import Runtime
+    from gateway.types import Principal
 
 Role = Literal["admin", "viewer", "owner", "guest"]
 
@@ -46,14 +47,14 @@ class Access:
         found = session.read(request.cookies.get(session.COOKIE, ""), self.admin_key)
         if found is not None and found.role != "owner":
             return Visitor(found.role, by_cookie=True)
-        if found is not None and (key_id := await self._owner(found.subject)) is not None:
-            return Visitor("owner", key_id, by_cookie=True)
+        if found is not None and (holder := await self._holder(found.subject)) is not None:
+            return _of_key(holder, by_cookie=True)
         token = bearer(headers_of(request.scope))
         if is_admin(self._runtime.view.settings.config.auth, token):
             return Visitor("admin")
         if token.startswith(PREFIX):
-            key_id = await self._owner(hash_key(token))
-            return None if key_id is None else Visitor("owner", key_id)
+            holder = await self._holder(hash_key(token))
+            return None if holder is None else _of_key(holder)
         return Visitor("guest") if may_look(self._runtime, request.scope) else None
 
     async def sign_in(self, presented: str) -> str | None:
@@ -63,16 +64,23 @@ class Access:
             return None
         if session.same(presented, key):
             return session.issue(key, "admin")
-        if presented.startswith(PREFIX) and await self._owner(digest := hash_key(presented)) is not None:
+        if presented.startswith(PREFIX) and await self._holder(digest := hash_key(presented)) is not None:
             return session.issue(key, "owner", digest)
         return None
 
-    async def _owner(self, digest: str) -> str | None:
-        """The id of the key with this hash, None if it does not work (any more) or nobody can be asked."""
+    async def _holder(self, digest: str) -> Principal | None:
+        """Who holds the key with this hash, None if it does not work (any more) or nobody can be asked."""
         try:
-            return (await self._runtime.ring.holder(digest)).key_id
+            return await self._runtime.ring.holder(digest)
         except (GatewayError, RedisAway):
             return None
+
+
+def _of_key(holder: Principal, *, by_cookie: bool = False) -> Visitor:
+    """A key may carry a role; one that does not shows what it has done itself."""
+    if holder.role == "user":
+        return Visitor("owner", holder.key_id, by_cookie)
+    return Visitor(holder.role, by_cookie=by_cookie)
 
 
 def own_form(request: Request) -> bool:

@@ -26,6 +26,7 @@ Form = Literal["html", "json", "csv"]
 FRESH_S = 1.0
 PATIENCE_S = 20.0
 WAITING_MAX = 32
+_END_S = 3.0
 _KEPT_MAX = 64
 _KEPT_BYTES = 2 * 1024 * 1024
 _STREAM_MAX = 64 * 1024 * 1024
@@ -101,8 +102,14 @@ class Reader:
         process, self._process = self._process, None
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+                process.terminate()
+            for _ in range(2):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(process.wait(), _END_S)
+                if process.returncode is not None:
+                    return
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
 
     def _known(self, key: bytes) -> Answer | None:
         at, answer = self._kept.get(key, (0.0, None))
