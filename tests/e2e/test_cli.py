@@ -186,6 +186,28 @@ class TestKeys:
         assert "rpm" in gateway(config, "keys", "create", "ci", "--rpm", "0").stderr
         assert gateway(config, "keys", "create", "ci", "--expires-in", "soon").returncode == 2
 
+    def test_budgets_and_definitions_that_move(self, config: Path, tmp_path: Path) -> None:
+        words = ("team", "red", "--usd", "50", "--window", "month", "--time-zone", "Europe/Berlin")
+        budget_id = fine(config, "keys", "budget", *words).strip()
+        key = listed(config, "keys", "create", "ci", "--team", "red", "--model", "gpt-4o*", "--role", "viewer")
+        assert (key["models"], key["role"]) == (["gpt-4o*"], "viewer")
+        [held] = listed(config, "keys", "budgets")
+        assert (held["id"], held["limit_nano"], held["spent_nano"]) == (budget_id, 50 * 10**9, 0)
+        assert "$50" in fine(config, "keys", "budgets")
+        refused = gateway(config, "keys", "budget", "team", "red", "--usd", "1", "--window", "year")
+        assert (refused.returncode, "window" in refused.stderr) == (1, True)
+
+        taken = tmp_path / "taken.json"
+        taken.write_text(fine(config, "keys", "export"))
+        assert key["key"] not in taken.read_text()
+        other = tmp_path / "other"
+        other.mkdir()
+        elsewhere = write_config(other, models=[HOSTED])
+        assert "1 keys, 1 budgets" in fine(elsewhere, "keys", "import", str(taken))
+        assert listed(elsewhere, "keys", "list") == listed(config, "keys", "list")
+        taken.write_text("no json")
+        assert "not JSON" in gateway(elsewhere, "keys", "import", str(taken)).stderr
+
     def test_a_redis_that_is_away(self, config: Path) -> None:
         config.write_text(config.read_text() + "redis: {url: 'redis://127.0.0.1:1'}\n")
         reply = gateway(config, "keys", "list")

@@ -193,7 +193,7 @@ async def test_only_what_key_team_and_organisation_allow_can_be_asked_for(gate: 
     key = await gate.key(organisation="acme", team="red", allowed_tags=["ci-*"], project="apollo")
 
     async def routed() -> bool:
-        return (await gate.chat(key=key, **LIMITED)).headers.get("x-gateway-model") == "lesser"
+        return bool((await gate.chat(key=key, **LIMITED)).headers.get("x-gateway-model") == "lesser")
 
     await until(routed, within_s=3)
     refusals = [
@@ -323,7 +323,7 @@ async def test_a_changed_key_is_in_force_within_a_second(gate: Gateway, upstream
     began = time.monotonic()
 
     async def served() -> bool:
-        return (await gate.chat(key=key, **LIMITED)).headers.get("x-ratelimit-limit-requests") == "3"
+        return bool((await gate.chat(key=key, **LIMITED)).headers.get("x-ratelimit-limit-requests") == "3")
 
     await until(served, within_s=3)
     assert time.monotonic() - began < 3
