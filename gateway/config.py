@@ -40,7 +40,10 @@ class RedisConfig(Strict, frozen=True, kw_only=True):
 
 
 class LedgerConfig(Strict, frozen=True, kw_only=True):
+    """``keep_months``: how many whole months of rows are kept besides the running one; None: all of them."""
+
     url: str | None = None
+    keep_months: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 class AuthConfig(Strict, frozen=True, kw_only=True):

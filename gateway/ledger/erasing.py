@@ -40,7 +40,7 @@ def _some(connection: Connection, who: Who, name: str) -> list[Row]:
     for table in pages.tables(connection, *_ALWAYS):
         query = select(*(table.c[column] for column in ENTRY_COLUMNS))
         if who == "end_user":
-            query = query.where(table.c.end_user == name)
+            query = query.where(table.c.end_user == name, table.c.end_user != "")
         else:
             theirs = select(series.c.id).where(series.c.cut == EVERY.number, series.c.key_id == name)
             query = query.where(table.c.series.in_(theirs))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 Histogram = dict[int, int]
 
@@ -38,30 +38,27 @@ def merge(into: Histogram, other: Histogram) -> None:
             into.pop(index, None)
 
 
-def percentiles(histogram: Histogram, ranks: Iterable[float] = (0.5, 0.95, 0.99)) -> list[float | None]:
-    """The values (ms) below which these shares lie, None each where nothing was counted."""
-    return [_percentile(histogram, rank) for rank in ranks]
-
-
-def _percentile(histogram: Histogram, rank: float) -> float | None:
-    wanted = rank * sum(histogram.values())
-    seen = 0
+def percentiles(histogram: Histogram, ranks: Sequence[float] = (0.5, 0.95, 0.99)) -> list[float | None]:
+    """The values (ms) below which these shares lie, in ascending order, None each where nothing was counted."""
+    if not histogram:
+        return [None] * len(ranks)
+    total, seen = sum(histogram.values()), 0
+    found: list[float | None] = []
     for index in sorted(histogram):
         seen += histogram[index]
-        if seen >= wanted:
-            return 2 ** ((index - _OFFSET - 0.5) / _PER_OCTAVE)
-    return None
+        while len(found) < len(ranks) and seen >= ranks[len(found)] * total:
+            found.append(2 ** ((index - _OFFSET - 0.5) / _PER_OCTAVE))
+    return found
 
 
 def share_under(histogram: Histogram, milliseconds: float) -> float | None:
     """The share (0 … 1) that took less; within the bucket of ``milliseconds`` it is interpolated. None where empty."""
-    total = sum(histogram.values())
-    if not total:
+    if not histogram:
         return None
     place = _PER_OCTAVE * math.log2(milliseconds) + _OFFSET
     full = math.ceil(place)
-    below = sum(count for index, count in histogram.items() if index < full)
-    return (below + histogram.get(full, 0) * (place - full + 1)) / total
+    below = sum([count for index, count in histogram.items() if index < full])
+    return (below + histogram.get(full, 0) * (place - full + 1)) / sum(histogram.values())
 
 
 def encode(histogram: Histogram) -> bytes:
@@ -75,6 +72,8 @@ def decode(data: bytes) -> Histogram:
 
 def merged(encoded: Sequence[bytes]) -> Histogram:
     """The sum of stored histograms."""
+    if len(encoded) == 1:
+        return decode(encoded[0])
     import numpy as np
 
     words = np.frombuffer(b"".join(encoded), dtype="<u8")

@@ -57,6 +57,13 @@ def bounds(name: str) -> tuple[int, int]:
     return int(ends[0].timestamp() * 1000), int(ends[1].timestamp() * 1000)
 
 
+def months_before(now_ms: int, count: int) -> int:
+    """The beginning of the month that lies ``count`` months before the running one, epoch ms."""
+    now = datetime.fromtimestamp(now_ms / 1000, UTC)
+    month = now.year * 12 + now.month - 1 - count
+    return int(datetime(month // 12, month % 12 + 1, 1, tzinfo=UTC).timestamp() * 1000)
+
+
 def existing(connection: Connection) -> list[str]:
     """The months there are, oldest first."""
     return [str(row[0]) for row in connection.exec_driver_sql(_LIST[connection.dialect.name])]

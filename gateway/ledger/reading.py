@@ -20,6 +20,7 @@ from gateway.ledger.tables import rollup_day, rollup_hour, series
 STEPS_MAX = 12_000
 _NOTHING = (0,) * len(COUNTERS)
 _ALL = ""
+_NONE = Measures()
 
 Sums = tuple[int, ...]
 Part = tuple[Table, int, int]
@@ -29,6 +30,8 @@ Key = tuple[int, str]
 
 def measures(sums: Sums, latency: Histogram | None = None, ttft: Histogram | None = None) -> Measures:
     """Counters in the order of ``COUNTERS`` and their histograms, as they are told."""
+    if sums is _NOTHING:
+        return _NONE
     fields: dict[str, Any] = dict(zip(COUNTERS, sums, strict=True))
     return Measures(**fields, latency_ms=_times(latency or {}), ttft_ms=_times(ttft or {}))
 
@@ -146,6 +149,7 @@ class _Question:
             cells = part[0].c
             name: ColumnElement[str] = series.c[self._by] if self._by else literal(_ALL)
             query = self._cells(part, names).add_columns(self._at(part[0]), name, cells.latency, cells.ttft)
+            query = query.where(func.length(cells.latency) > 0)  # there is nothing in those of what was not answered
             if self._by:
                 query = query.join(series, series.c.id == cells.series)
             for at, value, latency, ttft in self._connection.execute(query):

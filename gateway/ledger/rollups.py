@@ -48,8 +48,9 @@ class Cut:
 EVERY = Cut(0, COMBINED[2:])
 ALL = Cut(1, ())
 SINGLE = tuple(Cut(2 + index, (name,)) for index, name in enumerate(COMBINED[2:]))
+WITHOUT_KEY = Cut(9, COMBINED[3:])
 PROJECT, TAG, END_USER = Cut(20, ("project",)), Cut(21, ("tag",)), Cut(22, ("end_user",), daily_only=True)
-CUTS = (ALL, *SINGLE, PROJECT, TAG, END_USER, EVERY)
+CUTS = (ALL, *SINGLE, PROJECT, TAG, END_USER, WITHOUT_KEY, EVERY)
 """The narrowest first: the first that has all dimensions of a question answers it."""
 
 FACTS = (

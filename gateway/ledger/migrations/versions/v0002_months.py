@@ -167,7 +167,8 @@ def _rollups() -> None:
         sa.Column("cut", sa.SmallInteger, nullable=False),
         *_text(*_DIMENSIONS),
     )
-    op.create_index("series_cut", "series", ["cut"])
+    for name in ("key_id", "tag", "end_user"):
+        op.create_index(f"series_{name}", "series", ["cut", name])
     for name in ("rollup_hour", "rollup_day"):
         op.create_table(
             name,
