@@ -92,7 +92,7 @@ class Engine:
         """Raise Overloaded where one more request of this lane would not be taken."""
         options = self.options
         if lane == "batch":
-            full = self._queue.count("batch") >= options.max_batch_queue
+            full = self._queue.count("batch") + self._preparing >= options.max_batch_queue
         else:
             free = max(0, options.slots - self._batching.count("interactive"))
             full = self._queue.count("interactive") + self._preparing >= options.max_queue + free
@@ -184,16 +184,12 @@ class Engine:
             self._looked = now
             self._refuse(self._queue.remove(lambda task: task.deadline < now and not task.drawn))
         while task := self._queue.peek(self._batching.lanes(), self.options.slots):
-            if self._batching.full:
+            while self._batching.full or not self._batching.fits(task):
                 lost = self._batching.preempt(task.lane)
                 if lost is None:
                     return
-                self._queue.take(task)
                 self._queue.back(lost)
-            elif not self._batching.fits(task):
-                return
-            else:
-                self._queue.take(task)
+            self._queue.take(task)
             try:
                 self._batching.start(task, now)
             except Exception as error:  # the thread's edge: a task that cannot be started concerns nobody else
