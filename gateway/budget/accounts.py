@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _KEPT_MS = 26 * 3_600_000  # after its window: a lease, and the day in which a swept request may still be corrected
 
-PRELUDE = f"""
+_COMMON = f"""
 local function minus(amount)
   if string.sub(amount, 1, 1) == '-' then return string.sub(amount, 2) end
   return amount == '0' and '0' or '-' .. amount
@@ -49,6 +49,12 @@ local function roll(key, slice)
     end
   end
 end
+"""
+
+# Of the scripts that reserve.
+HOLDING = (
+    _COMMON
+    + """
 -- Hold ARGV[at], ARGV[at + 2] … of the accounts KEYS[first], KEYS[first + 1] …, of all or of none.
 -- 0: held. Else what each has left (false: there is no such account) and which one is short.
 local function hold(first, at, count)
@@ -70,7 +76,7 @@ local function hold(first, at, count)
   return short
 end
 local function lefts(first, at, count)
-  local found = {{}}
+  local found = {}
   for i = 0, count - 1 do
     local key, slice = KEYS[first + i], ARGV[at + 2 * i + 1]
     if slice ~= '' then roll(key, slice) end
@@ -85,6 +91,13 @@ local function tell_short(events, key, name)
       'spent', redis.call('HGET', key, 'spent'), 'limit', redis.call('HGET', key, 'limit'))
   end
 end
+"""
+)
+
+# Of those that settle.
+CHARGING = (
+    _COMMON
+    + """
 -- What was held for a request, '<account>=<amount>,<account>=<amount>', goes back.
 local function give_back(prefix, held)
   for name, amount in string.gmatch(held, '([^=,]+)=(%d+)') do
@@ -115,6 +128,7 @@ local function tell_passed(events, key, name, alerts, after, amount)
   end
 end
 """
+)
 
 # Returns 1 where every account is there now, 0 where a budget is not known (yet).
 OPEN = Script("""
@@ -144,7 +158,7 @@ return 1
 
 # The ledger only lags: what it knows to be spent and the account does not, the account has lost.
 _CATCH_UP = (
-    PRELUDE
+    CHARGING
     + """
 local account = KEYS[2]
 if redis.call('HEXISTS', account, 'limit') == 0 then
@@ -165,7 +179,7 @@ end
 )
 
 _STATE = Script(
-    PRELUDE
+    _COMMON
     + """
 if ARGV[1] ~= '' then roll(KEYS[1], ARGV[1]) end
 return redis.call('HMGET', KEYS[1], 'left', 'reserved', 'spent', 'limit')

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.budget.accounts import PRELUDE
+from gateway.budget.accounts import HOLDING
 from gateway.budget.levels import Account, Levels, Rate
 from gateway.redis_io import Keys, RedisLink, Script
 
@@ -37,7 +37,7 @@ return stored
 """)
 
 ADMIT = Script(
-    PRELUDE
+    HOLDING
     + """
 local now, id, tokens, lease = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[4]), ARGV[5]
 local levels, accounts, held = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gateway.budget.accounts import PRELUDE
+from gateway.budget.accounts import CHARGING, HOLDING
 from gateway.budget.levels import Account
 from gateway.budget.limits import LEASE_MS, Hold, Intent
 from gateway.redis_io import Keys, RedisLink, Script
@@ -24,7 +24,7 @@ _GRACE_MS = 4_000
 
 # Returns 0 where it is held, else which account is short and what each has left.
 RESERVE = Script(
-    PRELUDE
+    HOLDING
     + """
 local count, first, at = #KEYS - 2, 3, 4
 local short = hold(first, at, count)
@@ -84,11 +84,11 @@ end
 return 1
 """
 # Returns 1 where this call counted the request, 0 where it had been counted before.
-SETTLE = Script(PRELUDE + _SETTLE)
+SETTLE = Script(CHARGING + _SETTLE)
 SETTLE_UNLIMITED = Script(_SETTLE)
 
 _SWEEP = Script(
-    PRELUDE
+    CHARGING
     + """
 local id, prefix = ARGV[1], ARGV[4]
 local intent = redis.call('HGET', KEYS[1], id)
