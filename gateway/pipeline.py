@@ -269,7 +269,7 @@ class Pipeline:
     async def _call(self, view: View, visit: Visit, decision: Decision) -> Answer:
         """Step 8. A retry that may be billed as well is reserved as well."""
         request = visit.request
-        if request.max_tokens is None:  # what was reserved is what may be answered
+        if request.max_tokens is None and visit.hold.parts:  # what was reserved of a budget is what may be answered
             request = msgspec.structs.replace(request, max_tokens=visit.features.max_tokens)
         deadline = request.options.deadline_ms
         visit.model = decision.targets[0]

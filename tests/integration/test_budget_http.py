@@ -210,3 +210,15 @@ async def test_a_rotated_key_keeps_its_budget(gate: Gateway, upstream: Upstream)
     assert (await gate.chat("another", key=fresh)).status_code == 200
     await gate.nothing_held(key)
     assert (await gate.budget(key))["spent"] >= 700_000
+
+
+async def test_an_answer_is_bounded_upstream_only_where_a_budget_depends_on_it(
+    gate: Gateway, upstream: Upstream
+) -> None:
+    """A drop-in endpoint cuts no answer short that its caller wanted whole; a hard budget has to."""
+    await gate.chat("hello there", model="auto:reject", key=await gate.key())
+    await gate.chat("hello again", model="auto:reject", key=await gate.key(budget_usd=1))
+
+    free, budgeted = (request.json for request in upstream.requests)
+    assert not free.keys() & {"max_tokens", "max_completion_tokens"}
+    assert budgeted["max_tokens"] == 1024
