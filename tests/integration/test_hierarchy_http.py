@@ -11,7 +11,9 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from tests.support.gateway import ADMIN, Gateway, gateway, hosted, local
+from gateway.http.worker import build_runtime
+from tests.support.gateway import ADMIN, Gateway, gateway, hosted, local, serving
+from tests.support.pace import allowed
 from tests.support.upstream import Plan, Upstream
 from tests.support.waiting import until
 
@@ -328,6 +330,22 @@ async def test_a_changed_key_is_in_force_within_a_second(gate: Gateway, upstream
     await until(served, within_s=3)
     assert time.monotonic() - began < 3
     await gate.nothing_held(key)
+
+
+async def test_a_revoked_key_is_refused_on_every_worker_within_a_second(gate: Gateway, upstream: Upstream) -> None:
+    async with serving(build_runtime(gate.runtime.view.settings)) as (other, _):
+        key = await gate.key()
+        urls = [f"{url}/v1/chat/completions" for url in (gate.url, other)]
+        asked: Any = {"json": {"model": "auto", "messages": [{"role": "user", "content": "hello"}], **LIMITED}}
+        asked["headers"] = {"authorization": f"Bearer {key}"}
+        assert [(await gate.http.post(url, **asked)).status_code for url in urls] == [200, 200]
+
+        await gate.admin("DELETE", f"/admin/keys/{gate.key_id(key)}")
+
+        async def refused() -> bool:
+            return all([(await gate.http.post(url, **asked)).status_code == 401 for url in urls])
+
+        await until(refused, within_s=allowed(1.0))
 
 
 async def test_an_answer_is_bounded_by_what_was_reserved(gate: Gateway, upstream: Upstream) -> None:
