@@ -103,7 +103,7 @@ class Chat:
     async def _submit(self, engine: Engine, body: ChatBody) -> Merged:
         try:
             engine.check_room(body.lane)
-            made = await engine.prepare(lambda: self._generations(engine, body))
+            made = await engine.prepare(body.lane, lambda: self._generations(engine, body))
             return Merged(engine, made)
         except TemplateRefused as error:
             raise InvalidRequest(f"the model's chat template refuses: {error}", "messages") from error

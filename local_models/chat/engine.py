@@ -70,32 +70,33 @@ class Engine:
         self._context, self._cost = context, cost
         self._queue: Queue[Task] = Queue()
         self._batching = Batching(context, cost, Limits(context.shape.batch, options.stall), options, metrics)
-        self._preparing = 0
+        self._preparing = dict.fromkeys(LANES, 0)
         self._closed = False
         self._looked = 0.0
         self._service_seconds = cost.seconds(1) * 64
         self._changed = threading.Condition()
-        # Templates and tokenising take milliseconds for a long prompt: off the event loop, but no crowd of threads.
-        self._prompts = ThreadPoolExecutor(1, thread_name_prefix="prompt")
+        # Templates and tokenising take milliseconds for a long prompt: off the event loop, but no crowd of threads, and
+        # no thousand batch jobs before a question.
+        self._prompts = {lane: ThreadPoolExecutor(1, thread_name_prefix=f"prompt-{lane}") for lane in LANES}
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    async def prepare(self, work: Callable[[], Any]) -> Any:
+    async def prepare(self, lane: Lane, work: Callable[[], Any]) -> Any:
         """`work` (templates, tokenising, grammars) off the loop; it counts as waiting meanwhile."""
-        self._preparing += 1
+        self._preparing[lane] += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._prompts, work)
+            return await asyncio.get_running_loop().run_in_executor(self._prompts[lane], work)
         finally:
-            self._preparing -= 1
+            self._preparing[lane] -= 1
 
     def check_room(self, lane: Lane) -> None:
         """Raise Overloaded where one more request of this lane would not be taken."""
-        options = self.options
+        options, waiting = self.options, self._queue.count(lane) + self._preparing[lane]
         if lane == "batch":
-            full = self._queue.count("batch") + self._preparing >= options.max_batch_queue
+            full = waiting >= options.max_batch_queue
         else:
             free = max(0, options.slots - self._batching.count("interactive"))
-            full = self._queue.count("interactive") + self._preparing >= options.max_queue + free
+            full = waiting >= options.max_queue + free
         if full:
             self.metrics.refused(lane)
             raise Overloaded(self._retry_after(lane))
@@ -150,7 +151,8 @@ class Engine:
             self._closed = True
             self._changed.notify()
         self._thread.join()
-        self._prompts.shutdown()
+        for prompts in self._prompts.values():
+            prompts.shutdown()
         self._context.close()
         self.model.close()
 

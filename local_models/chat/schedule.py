@@ -25,8 +25,9 @@ LANES: tuple[Lane, ...] = ("interactive", "batch")
 
 PAUSE = 8
 LEAST_PIECE = 8
-# The longest piece of a batch-lane prompt: about what a full step of single tokens takes.
-BATCH_PIECE = 64
+# The longest piece of a batch-lane prompt: an interactive request waits for the step under way to end. Past a handful
+# of rows a step takes as long as it has tokens, so small pieces cost nothing.
+BATCH_PIECE = 16
 
 
 class Job(Protocol):

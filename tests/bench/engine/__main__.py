@@ -21,8 +21,8 @@ from tests.support.models import CHAT, chat_model, served
 THREADS, TOKENS, STREAMS = 2, 64, (1, 16)
 SYSTEM = "You are the shop's assistant. " + "We sell bread, cheese, wine and olives from nine to five. " * 54
 TEXT = (
-    "The museum opens at nine in the morning and closes at five in the afternoon. Tickets cost eight euros for adults and "
-    "four euros for children. Dogs are not allowed inside the building, but there is a garden where they can wait."
+    "The museum opens at nine in the morning and closes at five in the afternoon. Tickets cost eight euros for adults "
+    "and four euros for children. Dogs are not allowed inside the building, but there is a garden where they can wait."
 )
 EXTRACT = f"Extract every sentence from this text, unchanged:\n\n{TEXT}"
 Row = tuple[str, float, str]

@@ -309,3 +309,14 @@ def test_help_shows_both_processes() -> None:
     assert "chat" in shown
     assert "embed" in shown
     assert "examples:" in shown
+
+
+async def test_a_crowd_of_batch_jobs_does_not_take_an_interactive_requests_place(http: httpx.AsyncClient) -> None:
+    body = {"messages": ASK, "max_tokens": 2, "priority": "batch"}
+    jobs = [asyncio.create_task(http.post("/v1/chat/completions", json=body)) for _ in range(30)]
+    while (await http.get("/v1/load")).json()["waiting"]["batch"] < 5:
+        pass
+    reply = await http.post("/v1/chat/completions", json={"messages": ASK, "max_tokens": 2})
+    assert reply.status_code == 200
+    assert not all(job.done() for job in jobs)
+    assert {job.status_code for job in await asyncio.gather(*jobs)} == {200}
