@@ -36,19 +36,13 @@ _decoder = msgspec.json.Decoder(_Raw)
 class Row:
     """``values`` in the order of the table's columns, but for the series; ``facts`` are what is counted of them."""
 
-    __slots__ = ("facts", "values")
+    __slots__ = ("facts", "request_id", "ts_ms", "values")
 
     def __init__(self, values: tuple[Any, ...]) -> None:
         self.values = values
         self.facts: Facts = _facts(values)
-
-    @property
-    def request_id(self) -> str:
-        return str(self.values[0])
-
-    @property
-    def ts_ms(self) -> int:
-        return int(self.values[1])
+        self.request_id: str = values[0]
+        self.ts_ms: int = values[1]
 
     @property
     def names(self) -> tuple[str, ...]:

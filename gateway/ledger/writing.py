@@ -127,6 +127,9 @@ def _known(connection: Connection, wanted: Mapping[str, Row]) -> dict[str, str]:
 def _by_table(connection: Connection, rows: Sequence[Row]) -> dict[str, list[Row]]:
     if not is_sqlite(connection):
         return {"ledger": list(rows)} if rows else {}
+    ends = {months.month_of(at(row.ts_ms for row in rows)) for at in (min, max)} if rows else set()
+    if len(ends) == 1:
+        return {ends.pop(): list(rows)}
     tables: dict[str, list[Row]] = {}
     for row in rows:
         tables.setdefault(months.month_of(row.ts_ms), []).append(row)

@@ -13,10 +13,12 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from gateway.ledger.answers import Period
 from gateway.ledger.store import SqlStore
 from gateway.ledger.stream import CONSUMER, GROUP, Drain, dead_key
 from gateway.redis_io import Keys, client
-from tests.support.ledger import entry, key_record
+from gateway.types import Content
+from tests.support.ledger import NOON, entry, key_record
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import until
 
@@ -155,3 +157,35 @@ async def test_a_message_deleted_by_hand_while_pending_does_no_harm(redis: Redis
     await Drain(redis, store).catch_up()
     assert [row.request_id for row in await store.recent()] == ["r2"]
     assert (await redis.xpending(KEYS.ledger, GROUP))["pending"] == 0
+
+
+async def test_feedback_and_contents_travel_with_the_rows(redis: Redis, store: SqlStore) -> None:
+    kept = Content(request_id="r1", ts_ms=NOON, expires_ms=NOON + 1, prompt=b"why?", answer=b"because")
+    await send(redis, "r1", "r2")
+    for score in (1, -0.5):
+        await redis.xadd(KEYS.ledger, {"f": msgspec.json.encode({"request_id": "r1", "score": score})})
+    await redis.xadd(KEYS.ledger, {"f": b'{"request_id": "no such row", "score": 1}'})
+    await redis.xadd(KEYS.ledger, {"f": b'{"request_id": "r2", "score": 7}'})
+    await redis.xadd(KEYS.ledger, {"c": msgspec.msgpack.encode(kept)})
+    async with draining(Drain(redis, store)):
+        await emptied(redis)
+    rated, plain = [await store.get(name) for name in ("r1", "r2")]
+    assert rated is not None
+    assert plain is not None
+    assert (rated.feedback, plain.feedback) == (-0.5, None)
+    assert await store.content("r1") == kept
+    assert await redis.xlen(dead_key(KEYS)) == 1
+    assert await store.verify() == []
+
+
+async def test_a_client_cannot_make_a_row_too_long_for_an_index(redis: Redis, store: SqlStore) -> None:
+    users = ["x" * 100_000 + end for end in ("a", "b")]
+    for number, user in enumerate(users):
+        row = entry(f"r{number}", end_user=user, tags=("t" * 100_000,))
+        await redis.xadd(KEYS.ledger, {"e": msgspec.json.encode(row)})
+    async with draining(Drain(redis, store)):
+        await emptied(redis)
+    ever = Period(0, 2**41)
+    assert (await store.breakdown(ever, "end_user")).distinct == 2
+    assert [group.measures.requests for group in (await store.breakdown(ever, "tag")).groups] == [2]
+    assert len((await store.rows(ever, {"end_user": (users[1],)})).rows) == 1
