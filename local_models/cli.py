@@ -10,6 +10,7 @@ import msgspec
 
 from local_models.catalog import Sampling
 from local_models.gguf import NotGGUF
+from local_models.measure import MeasureError, measure_here
 from local_models.quantize import QuantizeError, quantize_here
 from local_models.serving import Address, Loading, serve
 
@@ -25,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         return int(args.run(args))
-    except (QuantizeError, NotGGUF, OSError) as error:
+    except (QuantizeError, MeasureError, NotGGUF, OSError) as error:
         print(f"local_models: {error}", file=sys.stderr)
         return 1
 
@@ -41,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     _chat_arguments(commands.add_parser("chat", help="serve a GGUF model: POST /v1/chat/completions"))
     _embed_arguments(commands.add_parser("embed", help="serve a sentence-transformers model: POST /v1/embeddings"))
     _quantize_arguments(commands.add_parser("quantize", help="write a GGUF file in another quantisation type"))
+    _measure_arguments(commands.add_parser("measure", help="print a GGUF model's speed and quality as JSON"))
     return parser
 
 
@@ -107,6 +109,14 @@ def _quantize_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_quantize)
 
 
+def _measure_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=_existing, help="a GGUF file")
+    parser.add_argument("--source", type=_existing, metavar="GGUF", help="what it was made of: compare with it")
+    parser.add_argument("--threads", type=_count, default=0, metavar="N", help="compute threads (default: the cores)")
+    parser.add_argument("--verbose", action="store_true", help="show llama.cpp's own log")
+    parser.set_defaults(run=_measure)
+
+
 def _common_arguments(parser: argparse.ArgumentParser, threads: str) -> None:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--uds", type=Path, metavar="SOCKET", help="listen on a Unix socket")
@@ -163,6 +173,12 @@ def _embed(args: argparse.Namespace) -> int:
 
 def _quantize(args: argparse.Namespace) -> int:
     quantize_here(args.source, args.target, args.type, args.verbose)
+    return 0
+
+
+def _measure(args: argparse.Namespace) -> int:
+    measured = measure_here(args.model, args.source, args.threads, args.verbose)
+    print(msgspec.json.encode(measured).decode())
     return 0
 
 

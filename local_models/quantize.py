@@ -10,25 +10,38 @@ from pathlib import Path
 from local_models import gguf
 from local_models.download import Progress, silent
 from local_models.native import load_llama, physical_cores
+from local_models.prune import prune
 
 
 class QuantizeError(RuntimeError):
     """The file could not be quantised; the message says why."""
 
 
-def quantize(source: Path, target: Path, kind: str, progress: Progress = silent, verbose: bool = False) -> Path:
+def quantize(
+    source: Path,
+    target: Path,
+    kind: str,
+    progress: Progress = silent,
+    verbose: bool = False,
+    dropped: frozenset[int] = frozenset(),
+) -> Path:
     """Write `source` as `target` in a llama.cpp type (`Q4_0`, `Q8_0`, `Q4_K_M` …); atomic: a rename at the end.
 
-    Already quantised sources are allowed (`allow_requantize`). Raises NotGGUF, QuantizeError.
+    Already quantised sources are allowed (`allow_requantize`). `dropped`: layers to leave out, from 0. Raises NotGGUF,
+    PruneError, QuantizeError.
     """
     gguf.check(source)
     staged = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    command = [sys.executable, "-m", "local_models", "quantize", str(source), str(staged), "--type", kind]
+    pruned = staged.with_suffix(".pruned")
     try:
+        if dropped:
+            source = prune(source, pruned, dropped)
+        command = [sys.executable, "-m", "local_models", "quantize", str(source), str(staged), "--type", kind]
         _run([*command, *(["--verbose"] if verbose else [])], staged, source.stat().st_size, progress)
         os.replace(staged, target)
     finally:
         staged.unlink(missing_ok=True)
+        pruned.unlink(missing_ok=True)
     return target
 
 

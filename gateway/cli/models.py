@@ -1,4 +1,4 @@
-"""``gateway models``: the catalogue, and bringing a model onto this machine."""
+"""``gateway models``: the catalogue, bringing a model onto this machine, and tuning it to it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.cli.options import AsJson, Config, Problem, print_json, print_table, settings
+from gateway.cli import tuning
+from gateway.cli.model_work import Bar, mending
+from gateway.cli.options import AsJson, Config, print_json, print_table, settings
 
 if TYPE_CHECKING:
     from gateway.config import Settings
@@ -14,10 +16,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
-_BITS = {"Q2": 3.0, "Q3": 3.9, "Q4": 4.9, "Q5": 5.7, "Q6": 6.6, "Q8": 8.5, "IQ": 4.5}
-_UNQUANTISED_BITS = {"F16": 16.0, "BF16": 16.0, "F32": 32.0}
-_SURROUNDINGS_BYTES = 400_000_000
-_CONTEXT_SHARE = 0.15
+app.command("quantize")(tuning.quantize)
+app.command("bench")(tuning.bench)
 
 
 @app.command("list")
@@ -41,16 +41,12 @@ def pull(
     config: Config = None,
 ) -> None:
     """Fetch models and quantise them; a broken-off download goes on where it stopped."""
-    from local_models import catalog, download, fetch, quantize
+    from local_models import fetch
 
     chosen = settings(config)
-    mendable = (catalog.UnknownModel, catalog.CatalogError, download.FetchError, quantize.QuantizeError, OSError)
     for name in names or _configured(chosen):
-        try:
-            with _Bar(name) as bar:
-                path = fetch.ensure(name, chosen.models_dir, bar)
-        except mendable as error:
-            raise Problem(f"{name}: {error.args[0] if error.args else error}") from None
+        with mending(name), Bar(name) as bar:
+            path = fetch.ensure(name, chosen.models_dir, bar)
         typer.echo(f"{name}: {path}")
 
 
@@ -63,7 +59,7 @@ def _configured(chosen: Settings) -> list[str]:
 def _described(entry: Entry, chosen: Settings, memory: int) -> dict[str, Any]:
     from local_models import fetch
 
-    needed = _bytes_needed(entry)
+    needed = entry.memory_bytes
     return {
         "name": entry.name,
         "kind": entry.kind,
@@ -78,15 +74,6 @@ def _described(entry: Entry, chosen: Settings, memory: int) -> dict[str, Any]:
         "fits": needed is not None and needed <= memory,
         "here": fetch.ready_path(entry.name, chosen.models_dir).exists(),
     }
-
-
-def _bytes_needed(entry: Entry) -> int | None:
-    """Weights at the type's bits each, the context's share, and the process around them; an estimate."""
-    if entry.parameters is None:
-        return None
-    kind = entry.type or "F32"
-    bits = _UNQUANTISED_BITS.get(kind) or _BITS.get(kind[:2], 16.0)
-    return int(entry.parameters.total * 1e9 * bits / 8 * (1 + _CONTEXT_SHARE)) + _SURROUNDINGS_BYTES
 
 
 def _machine_memory() -> int:
@@ -107,33 +94,3 @@ def _row(row: dict[str, Any]) -> tuple[str, ...]:
         "yes" if row["fits"] else "no",
         "yes" if row["here"] else "",
     )
-
-
-class _Bar:
-    """local_models' progress as a bar; silent where there is no terminal."""
-
-    def __init__(self, name: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._name = name
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._progress.disable = not self._progress.console.is_terminal
-        self._task = self._progress.add_task(name, total=None)
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def __call__(self, stage: str, done: int, total: int | None) -> None:
-        self._progress.update(self._task, description=f"{self._name}: {stage}", completed=done, total=total)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import random
-import struct
 import subprocess
 import sys
 import zipfile
@@ -18,8 +16,9 @@ from local_models import fetch
 from local_models.download import DigestMismatch, FetchError
 from local_models.gguf import NotGGUF
 from tests.support.file_server import COMMIT, FileServer, file_server
+from tests.support.gguf_files import gguf_file
 
-GGUF = struct.pack("<4sIQQ", b"GGUF", 3, 1, 1) + random.Random(1).randbytes(600_000)
+GGUF = gguf_file(rows=1200)
 NAME = "hf:someone/tiny-GGUF/tiny-Q8_0.gguf"
 
 

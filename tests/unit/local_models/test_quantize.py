@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 import struct
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from local_models import fetch, gguf
 from local_models.gguf import NotGGUF
 from local_models.quantize import QuantizeError, quantize
+from tests.support.gguf_files import METADATA, gguf_file
 from tests.support.models import CHAT, chat_model, models_dir
 
 
@@ -38,14 +38,28 @@ def test_an_unknown_type_is_refused_and_leaves_nothing(tmp_path: Path, pulled: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_cut_off_is_refused_by_llama_cpp_without_harm_to_us(tmp_path: Path, pulled: Path) -> None:
+def test_a_file_cut_off_is_refused_before_llama_cpp_sees_it(tmp_path: Path, pulled: Path) -> None:
     short = tmp_path / "short.gguf"
-    with pulled.open("rb") as source, short.open("wb") as target:
-        shutil.copyfileobj(source, target, 1 << 20)
-        target.truncate(5 << 20)
-    with pytest.raises(QuantizeError):
+    with pulled.open("rb") as source:
+        short.write_bytes(source.read(5 << 20))
+    with pytest.raises(NotGGUF, match="cut off"):
         quantize(short, tmp_path / "out.gguf", "Q8_0")
     assert list(tmp_path.iterdir()) == [short]
+
+
+def test_what_llama_cpp_refuses_does_no_harm_to_us(tmp_path: Path) -> None:
+    strange = tmp_path / "strange.gguf"
+    names = {key.replace("llama.", "nonsense."): value for key, value in METADATA.items()}
+    strange.write_bytes(gguf_file({**names, "general.architecture": "nonsense"}))
+    with pytest.raises(QuantizeError, match="strange"):
+        quantize(strange, tmp_path / "out.gguf", "Q8_0")
+    assert list(tmp_path.iterdir()) == [strange]
+
+
+def test_layers_are_left_out_on_the_way(tmp_path: Path, pulled: Path) -> None:
+    target = quantize(pulled, tmp_path / "out.gguf", "Q8_0", dropped=frozenset(range(3, 30)))
+    assert gguf.read(target).get("block_count") == 3
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_llama_cpps_own_log_is_silent_unless_asked_for(

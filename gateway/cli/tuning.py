@@ -1,0 +1,123 @@
+"""``gateway models quantize`` and ``bench``: another type of a model, what it costs in quality, how quick it is."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gateway.cli.model_work import Bar, mending
+from gateway.cli.options import AsJson, Config, Problem, print_json, print_table, settings
+
+if TYPE_CHECKING:
+    from local_models.choose import Variant
+    from local_models.measure import Measured
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A model of the catalogue, or a .gguf file")]
+Type = Annotated[str, typer.Option("--type", help="Q4_0, Q4_K_M, Q6_K, Q8_0 …")]
+Best = Annotated[bool, typer.Option("--best", help="Try several types and keep the fastest within --max-loss")]
+MaxLoss = Annotated[float, typer.Option(min=0.0, help="Divergence from the source allowed, in nats per token")]
+PruneLayers = Annotated[str, typer.Option(metavar="N-M", help="Leave these layers out, from 0: 20-23 or 4,20-23")]
+
+
+def quantize(
+    name: Name,
+    kind: Type = "",
+    best: Best = False,
+    max_loss: MaxLoss = 0.1,
+    prune_layers: PruneLayers = "",
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a model in another type, and say what that does to its size, speed and quality (takes minutes)."""
+    from local_models import choose, measure, prune
+
+    if best == bool(kind):
+        raise typer.BadParameter("one of --type and --best is needed")
+    folder = settings(config).models_dir
+    with mending(name), Bar(Path(name).name) as bar:
+        dropped = prune.layers(prune_layers) if prune_layers else frozenset()
+        source = _source(name, folder, bar)
+        kinds = choose.CANDIDATES if best else (kind.upper(),)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".quantize-") as scratch:
+            files = {each: Path(scratch) / _filename(name, source, each, prune_layers) for each in kinds}
+            made = [choose.variant(source, file, each, dropped, bar) for each, file in files.items()]
+            kept = choose.best(made, max_loss) if best else made[0]
+            if kept:
+                _keep(kept.path, source, folder)
+            bar("measure the source", 0, None)
+            before = measure.measure(source)
+    where = folder / kept.path.name if kept else None
+    _report(before, made, kept, where, as_json)
+    if kept is None:
+        raise Problem(f"every type loses more than {max_loss:g} nats per token; --max-loss allows more")
+
+
+def bench(name: Name, config: Config = None, as_json: AsJson = False) -> None:
+    """How quick a model is here, through the chat engine's own socket with 1, 4 and 16 streams (takes a minute)."""
+    from local_models import bench as engine
+    from local_models import fetch
+
+    with mending(name), Bar(Path(name).name) as bar:
+        path = Path(name) if name.endswith(".gguf") else fetch.ensure(name, settings(config).models_dir, bar)
+        bar("bench", 0, None)
+        found = engine.bench(path, path.stem)
+    if as_json:
+        print_json(found)
+        return
+    rows = [(f"{count} at once", at) for count, at in found["streams"].items()]
+    rows.append(("1, speculating", found["speculative"]["1"]))
+    numbers = ("tokens/s", "first token ms")
+    cells = [(label, f"{at['tokens_per_second']:,.0f}", f"{at['ttft_ms']:,.0f}") for label, at in rows]
+    print_table(("streams", *numbers), cells, right=numbers)
+    typer.echo(f"\nReads prompts at {found['prefill_tokens_per_second']:,.0f} tokens/s.")
+
+
+def _source(name: str, folder: Path, bar: Bar) -> Path:
+    from local_models import fetch
+
+    return Path(name) if name.endswith(".gguf") else fetch.pull(name, folder, bar)
+
+
+def _filename(name: str, source: Path, kind: str, pruned: str) -> str:
+    from local_models import catalog
+
+    stem = source.stem if name.endswith(".gguf") else catalog.entry(name).name
+    without = f"-without-{pruned.replace(' ', '')}" if pruned else ""
+    return f"{stem}{without}-{kind}.gguf"
+
+
+def _keep(made: Path, source: Path, folder: Path) -> None:
+    target = folder / made.name
+    if target.resolve() == source.resolve():
+        raise Problem(f"{source.name} is of this type already")
+    os.replace(made, target)
+
+
+def _report(source: Measured, made: list[Variant], kept: Variant | None, where: Path | None, as_json: bool) -> None:
+    if as_json:
+        import msgspec
+
+        variants = [{"type": each.type, "kept": each is kept, **msgspec.to_builtins(each.measured)} for each in made]
+        print_json({"source": msgspec.to_builtins(source), "made": variants, "path": str(where) if where else None})
+        return
+    numbers = ("MB", "prefill", "1", "4", "16 streams", "divergence", "same choice", "perplexity")
+    rows = [_row("source", source), *(_row(each.type, each.measured) for each in made)]
+    print_table(("type", *numbers), rows, right=numbers)
+    typer.echo(
+        "\nSpeeds in tokens/s; divergence from the source in nats per token, on the text that ships with Farthing."
+    )
+    if where:
+        typer.echo(f"Kept: {where}")
+
+
+def _row(kind: str, measured: Measured) -> tuple[str, ...]:
+    speeds, quality = measured.speeds, measured.quality
+    rates = (f"{rate:,.0f}" for rate in (speeds.prefill_tokens_per_second, *speeds.streams.values()))
+    lost = ("", "", "")
+    if quality:
+        lost = (f"{quality.divergence:.4f}", f"{quality.same_choice:.1%}", f"{quality.perplexity:.2f}")
+    return (kind, f"{measured.bytes / 1e6:,.0f}", *rates, *lost)
