@@ -13,7 +13,7 @@ import signal
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import httpx
 import psutil
@@ -21,6 +21,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
+from gateway.ledger.stream import GROUP
 from gateway.redis_io import Keys
 from tests.support.serving import Serving, environment, serving, write_config
 from tests.support.upstream import Plan, Upstream
@@ -69,21 +70,25 @@ class House:
     def process(self, part: str) -> psutil.Process:
         return psutil.Process(self.serving.process.pid) if part == "gateway" else self.serving.children()[part]
 
-    async def kill(self, victim: Victim) -> None:
-        """As ``kill -9``; it is back when this returns."""
+    def kill(self, victim: Victim) -> psutil.Process:
+        """As ``kill -9``."""
         process = self.process(victim)
         process.kill()
+        return process
+
+    async def back(self, victim: Victim, killed: psutil.Process) -> None:
+        """The supervisor starts its parts again; what starts the supervisor is whoever runs it."""
         if victim == "gateway":
             self.serving.process.wait()
             await asyncio.to_thread(self.start)
             return
 
-        def back() -> bool:
+        def again() -> bool:
             with contextlib.suppress(psutil.NoSuchProcess):
-                return self.serving.children().get(victim) not in (None, process)
+                return self.serving.children().get(victim) not in (None, killed)
             return False
 
-        await until(back, within_s=PATIENCE_S)
+        await until(again, within_s=PATIENCE_S)
 
     async def ask(self, model: str, *, stream: bool = False) -> None:
         """One request; whatever becomes of it is fine here."""
@@ -123,9 +128,26 @@ class House:
         """How many requests upstream has seen."""
         return sum(received.path.endswith("/chat/completions") for received in self.upstream.requests)
 
+    @contextlib.contextmanager
+    def sql_locked(self) -> Iterator[None]:
+        """The writer stands in the middle of its work: it has taken rows and cannot write them."""
+        books = sqlite3.connect(self.folder / "data" / "ledger.sqlite3", timeout=30, isolation_level=None)
+        books.execute("BEGIN EXCLUSIVE")
+        try:
+            yield
+        finally:
+            books.execute("ROLLBACK")
+            books.close()
+
     def redis(self) -> Redis:
         path = next(self.folder.rglob("redis.sock"), self.folder / "none")
         return Redis(unix_socket_path=str(path), socket_timeout=2.0)
+
+    def rows_are_taken(self) -> bool:
+        """Whether the writer holds rows that it has not written."""
+        with self.redis() as redis:
+            pending: Any = redis.xpending(KEYS.ledger, GROUP)
+            return bool(pending["pending"])
 
     def rows(self) -> list[str]:
         with sqlite3.connect(self.folder / "data" / "ledger.sqlite3", timeout=10) as books:
@@ -184,12 +206,16 @@ async def at_step(house: House, step: Step) -> AsyncIterator[None]:
     reached, tasks = house.reached, list[asyncio.Task[None]]()
     stopped: psutil.Process | None = None
     async with contextlib.AsyncExitStack() as stack:
-        if step in ("admitting", "writing"):
-            stopped = house.process("redis" if step == "admitting" else "background")
+        if step == "admitting":
+            stopped = house.process("redis")
             stopped.suspend()
+        if step == "writing":
+            stack.enter_context(house.sql_locked())
         if step in ("settling", "writing"):
             await stack.enter_async_context(house.load())
             await house.answers(40)
+            if step == "writing":
+                await until(house.rows_are_taken, within_s=PATIENCE_S)
         else:
             model = {"admitting": "quick", "calling": "held", "streaming": "streamed"}[step]
             tasks = [asyncio.create_task(house.ask(model, stream=step == "streaming")) for _ in range(12)]
@@ -206,8 +232,10 @@ async def at_step(house: House, step: Step) -> AsyncIterator[None]:
 
 @pytest.mark.parametrize("victim", VICTIMS)
 async def test_killed_while_requests_are_everywhere(house: House, victim: Victim) -> None:
-    async with at_step(house, "calling"), at_step(house, "streaming"), at_step(house, "settling"):
-        await house.kill(victim)
+    async with at_step(house, "calling"), at_step(house, "streaming"), at_step(house, "writing"):
+        killed = house.kill(victim)
+    await house.back(victim, killed)
+    async with house.load():
         await house.answers(10)
     await house.books_are_right()
 
@@ -219,7 +247,8 @@ async def test_killed_while_requests_are_everywhere(house: House, victim: Victim
 async def test_killed_at_each_step(house: House, victim: Victim, step: Step) -> None:
     for _ in range(3):
         async with at_step(house, step):
-            await house.kill(victim)
+            killed = house.kill(victim)
+        await house.back(victim, killed)
         await house.books_are_right()
 
 
@@ -254,12 +283,9 @@ async def test_redis_is_away_under_load(house: House, seconds: float) -> None:
 
 @pytest.mark.parametrize("seconds", SECONDS)
 async def test_sql_is_locked_under_load(house: House, seconds: float) -> None:
-    books = sqlite3.connect(house.folder / "data" / "ledger.sqlite3", timeout=30, isolation_level=None)
     async with house.load():
         await house.answers(20)
-        books.execute("BEGIN EXCLUSIVE")
-        await asyncio.sleep(seconds)
-        await house.answers(20)
-        books.execute("ROLLBACK")
-    books.close()
+        with house.sql_locked():
+            await asyncio.sleep(seconds)
+            await house.answers(20)
     await house.books_are_right()
