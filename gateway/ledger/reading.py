@@ -6,7 +6,9 @@ the database's work; only histograms are brought here, and added up in one go.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import add, sub
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, func, literal, select
@@ -14,10 +16,12 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, func, literal, 
 from gateway.ledger import histogram
 from gateway.ledger.answers import Breakdown, Dimension, Group, Line, Measures, Order, Period, Timeline, Times, Where
 from gateway.ledger.histogram import Histogram
-from gateway.ledger.rollups import COUNTERS, CUTS, DAY_MS, DIMENSIONS, HOUR_MS, Cut
+from gateway.ledger.rollups import COUNTERS, CUTS, DAY_MS, DIMENSIONS, END_USER, HOUR_MS, WITH_USER, Cut
 from gateway.ledger.tables import rollup_day, rollup_hour, series
 
 STEPS_MAX = 12_000
+_MANY_VALUES = ("key_id", "tag", "end_user")
+_SOUGHT = 100
 _NOTHING = (0,) * len(COUNTERS)
 _ALL = ""
 _NONE = Measures()
@@ -46,15 +50,13 @@ def breakdown(
     connection: Connection, period: Period, by: Dimension, where: Where, order: Order, limit: int
 ) -> Breakdown:
     question = _Question(connection, period, by, where, None)
-    names, distinct = question.first(order, limit)
-    sums, times = question.sums(names), question.histograms(names)
+    ranked = question.ranked(order, limit)
+    times = question.histograms(ranked.names)
     groups = tuple(
-        Group(name, measures(sums.get((0, name), _NOTHING), *times.get((0, name), ({}, {})))) for name in names
+        Group(name, measures(ranked.sums.get((0, name), _NOTHING), *times.get((0, name), ({}, {}))))
+        for name in ranked.names
     )
-    rest = _NOTHING
-    if distinct > len(names):
-        rest = _minus(question.sums(apart=False).get((0, _ALL), _NOTHING), sums.values())
-    return Breakdown(by=by, groups=groups, rest=measures(rest), distinct=distinct)
+    return Breakdown(by=by, groups=groups, rest=measures(ranked.rest.get(0, _NOTHING)), distinct=ranked.distinct)
 
 
 def timeline(
@@ -68,17 +70,18 @@ def timeline(
 ) -> Timeline:
     starts = _starts(period, step_ms)
     question = _Question(connection, period, by, where, step_ms)
-    names, distinct = question.first(order, limit) if by else ([_ALL], 1)
-    sums, times = question.sums(names), question.histograms(names)
+    ranked = question.ranked(order, limit) if by else _Ranked([_ALL], 1, question.sums(), {})
+    times = question.histograms(ranked.names)
     lines = tuple(
-        Line(name, tuple(measures(sums.get((at, name), _NOTHING), *times.get((at, name), ({}, {}))) for at in starts))
-        for name in names
+        Line(
+            name,
+            tuple(measures(ranked.sums.get((at, name), _NOTHING), *times.get((at, name), ({}, {}))) for at in starts),
+        )
+        for name in ranked.names
     )
     rest = None
-    if distinct > len(names):
-        everything = question.sums(apart=False)
-        shown = {at: [sums[at, name] for name in names if (at, name) in sums] for at in starts}
-        rest = Line(_ALL, tuple(measures(_minus(everything.get((at, _ALL), _NOTHING), shown[at])) for at in starts))
+    if ranked.distinct > len(ranked.names):
+        rest = Line(_ALL, tuple(measures(ranked.rest.get(at, _NOTHING)) for at in starts))
     return Timeline(by=by, step_ms=step_ms, starts=starts, lines=lines, rest=rest)
 
 
@@ -114,6 +117,16 @@ def _starts(period: Period, step_ms: int) -> tuple[int, ...]:
     return tuple(starts)
 
 
+@dataclass(frozen=True, slots=True)
+class _Ranked:
+    """The first names, how many there are, what they come to, and what all others do, by the start of a step."""
+
+    names: list[str]
+    distinct: int
+    sums: dict[Key, Sums]
+    rest: dict[int, Sums]
+
+
 class _Question:
     """What is asked of the cells: a period, what to group by, what to narrow to, in which steps."""
 
@@ -124,13 +137,38 @@ class _Question:
         self._cut = cut_for({*where, *([by] if by else [])})
         self._parts = parts(period, self._cut, step_ms)
 
-    def first(self, order: Order, limit: int) -> tuple[list[str], int]:
+    def ranked(self, order: Order, limit: int) -> _Ranked:
+        """The names with the most of ``order``: in one go where a dimension has few values, else step by step."""
+        if self._by in _MANY_VALUES:
+            names, distinct = self._first(order, limit)
+            sums = self.sums(names)
+            return _Ranked(names, distinct, sums, self._rest(sums) if distinct > len(names) else {})
+        everything, index = self.sums(), COUNTERS.index(order)
+        amounts: dict[str, int] = {}
+        for (_, name), row in everything.items():
+            amounts[name] = amounts.get(name, 0) + row[index]
+        names = sorted(amounts, key=lambda name: (-amounts[name], name))[:limit]
+        sums, rest = {}, dict[int, Sums]()
+        for (at, name), row in everything.items():
+            if name in names:
+                sums[at, name] = row
+            else:
+                rest[at] = tuple(map(add, rest.get(at, _NOTHING), row))
+        return _Ranked(names, len(amounts), sums, rest)
+
+    def _first(self, order: Order, limit: int) -> tuple[list[str], int]:
         """The names with the most of ``order``, and how many names there are."""
         amounts: dict[str, int] = {}
         for part in self._parts:
             for _, name, amount in self._connection.execute(self._grouped(part, [order], None)):
                 amounts[name] = amounts.get(name, 0) + int(amount)
         return sorted(amounts, key=lambda name: (-amounts[name], name))[:limit], len(amounts)
+
+    def _rest(self, shown: Mapping[Key, Sums]) -> dict[int, Sums]:
+        rest = {at: row for (at, _), row in self.sums(apart=False).items()}
+        for (at, _), row in shown.items():
+            rest[at] = tuple(map(sub, rest.get(at, _NOTHING), row))
+        return rest
 
     def sums(self, names: Sequence[str] | None = None, *, apart: bool = True) -> dict[Key, Sums]:
         """Counters by step and name; not ``apart``: of all names together."""
@@ -139,7 +177,7 @@ class _Question:
             query = self._grouped(part, COUNTERS, names) if apart else self._together(part)
             for at, name, *row in self._connection.execute(query):
                 known = found.get((at, name), _NOTHING)
-                found[at, name] = tuple(mine + int(more) for mine, more in zip(known, row, strict=True))
+                found[at, name] = tuple(map(add, known, map(int, row)))
         return found
 
     def histograms(self, names: Sequence[str] | None = None) -> dict[Key, tuple[Histogram, ...]]:
@@ -174,24 +212,28 @@ class _Question:
     def _together(self, part: Part) -> Select[Any]:
         at = self._at(part[0]).label("at")
         columns = [func.sum(part[0].c[counter]) for counter in COUNTERS]
-        return self._cells(part, None).add_columns(at, literal(_ALL), *columns).group_by(at)
+        cut = WITH_USER if self._cut is END_USER and "end_user" not in self._where else self._cut
+        return self._cells(part, None, cut).add_columns(at, literal(_ALL), *columns).group_by(at)
 
     def _at(self, table: Table) -> ColumnElement[int]:
         return table.c.start_ms - table.c.start_ms % self._step_ms if self._step_ms else literal(0)
 
-    def _cells(self, part: Part, names: Sequence[str] | None) -> Select[Any]:
+    def _cells(self, part: Part, names: Sequence[str] | None, cut: Cut | None = None) -> Select[Any]:
         """The cells in question."""
         table, since, until = part
-        cells = table.c
+        cells, number = table.c, (cut or self._cut).number
         narrowed = {name: list(values) for name, values in self._where.items()}
         if self._by and names is not None:
             narrowed[self._by] = [*names]
-        query = select().select_from(table)
-        query = query.where(cells.cut == self._cut.number, cells.start_ms >= since, cells.start_ms < until)
+        query = select().select_from(table).where(cells.cut == number, cells.start_ms >= since, cells.start_ms < until)
         if narrowed:
-            chosen = select(series.c.id).where(series.c.cut == self._cut.number)
+            chosen = select(series.c.id).where(series.c.cut == number)
             chosen = chosen.where(*(series.c[name].in_(values) for name, values in narrowed.items()))
             query = query.where(cells.series.in_(chosen))
+        starts = range(since, until, DAY_MS)
+        if self._by in _MANY_VALUES and names is not None and table is rollup_day and len(starts) <= _SOUGHT:
+            # Named, the days lead straight to the few cells; between two ends, all others would be passed by.
+            query = query.where(cells.start_ms.in_(list(starts)))
         return query
 
 
@@ -199,9 +241,3 @@ def _times(counts: Histogram) -> Times:
     p50, p95, p99 = histogram.percentiles(counts)
     under_100, under_300 = (histogram.share_under(counts, limit) for limit in (100, 300))
     return Times(p50=p50, p95=p95, p99=p99, under_100=under_100, under_300=under_300)
-
-
-def _minus(total: Sums, parts_: Iterable[Sums]) -> Sums:
-    for part in parts_:
-        total = tuple(mine - theirs for mine, theirs in zip(total, part, strict=True))
-    return total

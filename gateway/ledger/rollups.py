@@ -50,7 +50,9 @@ ALL = Cut(1, ())
 SINGLE = tuple(Cut(2 + index, (name,)) for index, name in enumerate(COMBINED[2:]))
 WITHOUT_KEY = Cut(9, COMBINED[3:])
 PROJECT, TAG, END_USER = Cut(20, ("project",)), Cut(21, ("tag",)), Cut(22, ("end_user",), daily_only=True)
-CUTS = (ALL, *SINGLE, PROJECT, TAG, END_USER, WITHOUT_KEY, EVERY)
+WITH_USER = Cut(23, (), daily_only=True)
+"""All requests that name an end user: what those of the first few leave over is read from here, not added up."""
+CUTS = (ALL, *SINGLE, PROJECT, TAG, END_USER, WITHOUT_KEY, EVERY, WITH_USER)
 """The narrowest first: the first that has all dimensions of a question answers it."""
 
 FACTS = (
@@ -77,7 +79,7 @@ _FINE = frozenset(("ok", "cancelled"))
 _DERIVED = {
     cut.number: itemgetter(*(COMBINED.index(name) for name in cut.names))
     for cut in CUTS
-    if set(cut.names) <= set(COMBINED)
+    if set(cut.names) <= set(COMBINED) and not cut.daily_only
 }
 
 
@@ -151,6 +153,7 @@ def fold(added: Iterable[Facts], removed: Iterable[Facts] = ()) -> tuple[Cells, 
             if row[_USER]:
                 day = row[0] - row[0] % DAY_MS
                 _cell(days, (END_USER.number, day, (*names[:2], row[_USER]))).count(row, sign)
+                _cell(days, (WITH_USER.number, day, names[:2])).count(row, sign)
     _derive(hours)
     for (cut, start, names), cell in hours.items():
         _cell(days, (cut, start - start % DAY_MS, names)).add(cell)

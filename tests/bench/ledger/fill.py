@@ -124,9 +124,9 @@ def _copy(connection: Connection, number: int, shift_ms: int) -> None:
     """All rows of the first tenth again, ``shift_ms`` later, and their cells."""
     first = "request_id LIKE 'req_0%'"
     ends = connection.exec_driver_sql(f"SELECT min(ts_ms), max(ts_ms) FROM ledger WHERE {first}").one()
-    begin, end = (months.month_of(at + shift_ms) for at in ends)
-    wanted = {months.month_of(at + shift_ms) for at in range(ends[0], ends[1] + DAY_MS, DAY_MS)}
-    months.ensure(connection, {name for name in wanted if begin <= name <= end})
+    days = range(ends[0] + shift_ms, ends[1] + shift_ms, DAY_MS)
+    wanted = {months.month_of(at) for at in (*days, ends[1] + shift_ms)}
+    months.ensure(connection, wanted)
     columns = ", ".join(ledger.c.keys())
     given = columns.replace("request_id", f"'req_{number}' || substr(request_id, 6)")
     given = given.replace("ts_ms", f"ts_ms + {shift_ms}", 1)
