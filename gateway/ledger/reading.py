@@ -203,7 +203,7 @@ class _Question:
         table, at = part[0], self._at(part[0]).label("at")
         columns = [func.sum(table.c[counter]).label(counter) for counter in counters]
         inner = self._cells(part, names).add_columns(at, table.c.series, *columns)
-        summed = inner.group_by(table.c.series, at).subquery()
+        summed = inner.group_by(table.c.series, *([at] if self._step_ms else [])).subquery()
         name = series.c[self._by].label("name")
         outer = [func.sum(summed.c[counter]) for counter in counters]
         query = select(summed.c.at, name, *outer).join_from(summed, series, series.c.id == summed.c.series)
@@ -225,7 +225,7 @@ class _Question:
         narrowed = {name: list(values) for name, values in self._where.items()}
         if self._by and names is not None:
             narrowed[self._by] = [*names]
-        query = select().select_from(table).where(cells.cut == number, cells.start_ms >= since, cells.start_ms < until)
+        query = select().select_from(table).where(cells.cut == number)
         if narrowed:
             chosen = select(series.c.id).where(series.c.cut == number)
             chosen = chosen.where(*(series.c[name].in_(values) for name, values in narrowed.items()))
@@ -234,6 +234,8 @@ class _Question:
         if self._by in _MANY_VALUES and names is not None and table is rollup_day and len(starts) <= _SOUGHT:
             # Named, the days lead straight to the few cells; between two ends, all others would be passed by.
             query = query.where(cells.start_ms.in_(list(starts)))
+        else:
+            query = query.where(cells.start_ms >= since, cells.start_ms < until)
         return query
 
 
