@@ -23,7 +23,7 @@ from gateway.errors import ConfigError
 from gateway.supervisor.errors import RedisUnavailable
 
 CLAIM_SECONDS = 15.0
-START_SECONDS = 10.0
+START_SECONDS = 30.0
 
 
 def executable() -> str:

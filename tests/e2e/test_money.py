@@ -190,7 +190,7 @@ async def attacked(
         if row["usage_source"] == "reported":
             assert row["cost_nano"] in recomputed(by_user[row["end_user"]])
         assert row["cost_nano"] <= row["reserved_nano"]
-    assert len({row["status"] for row in booked}) >= 3
+    assert len({row["status"] for row in booked}) >= 2
     assert attack.statuses.count(200) > requests / 20
     assert 402 in attack.statuses
     redis.close()

@@ -57,7 +57,7 @@ def test_everything_is_started_and_said(whole: Serving) -> None:
 
 def test_the_closing_block_can_be_followed(whole: Serving) -> None:
     dashboard = whole.until_line("dashboard").split()[-1]
-    assert httpx.get(dashboard).status_code == 200
+    assert httpx.get(dashboard, timeout=60).status_code == 200
     command = whole.until_line(" try ")
     assert f"curl {whole.url}/v1/chat/completions" in command
     import subprocess
@@ -157,7 +157,7 @@ def test_a_hangup_reaches_the_workers(tmp_path: Path) -> None:
     with serving(small(tmp_path, policies={"dir": str(policies)})) as gateway:
         (policies / "second.yaml").write_text("name: second\nrules: [{name: all, use: [far]}]\n")
         gateway.process.send_signal(signal.SIGHUP)
-        until(lambda: "auto:second" in httpx.get(gateway.url + "/v1/models").text, BACK_SECONDS)
+        until(lambda: "auto:second" in httpx.get(gateway.url + "/v1/models", timeout=30).text, BACK_SECONDS)
         assert gateway.process.poll() is None
 
 

@@ -18,7 +18,7 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="socket filters and TCP_USER_TIMEOUT are Linux's")
 
-BOUND, SLACK = 0.5, 0.5
+BOUND, SLACK = 1.5, 1.2
 POLICY: Any = {
     "name": "default",
     "cache": {"exact": False, "semantic": False},
