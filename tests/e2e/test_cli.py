@@ -186,7 +186,7 @@ class TestKeys:
         assert "rpm" in gateway(config, "keys", "create", "ci", "--rpm", "0").stderr
         assert gateway(config, "keys", "create", "ci", "--expires-in", "soon").returncode == 2
 
-    def test_budgets_and_definitions_that_move(self, config: Path, tmp_path: Path) -> None:
+    def test_definitions_move(self, config: Path, tmp_path: Path) -> None:
         words = ("team", "red", "--usd", "50", "--window", "month", "--time-zone", "Europe/Berlin")
         budget_id = fine(config, "keys", "budget", *words).strip()
         key = listed(config, "keys", "create", "ci", "--team", "red", "--model", "gpt-4o*", "--role", "viewer")
@@ -200,7 +200,7 @@ class TestKeys:
         taken = tmp_path / "taken.json"
         taken.write_text(fine(config, "keys", "export"))
         assert key["key"] not in taken.read_text()
-        other = tmp_path / "other"
+        other = tmp_path / "b"  # short: a socket path ends at 107 bytes
         other.mkdir()
         elsewhere = write_config(other, models=[HOSTED])
         assert "1 keys, 1 budgets" in fine(elsewhere, "keys", "import", str(taken))
