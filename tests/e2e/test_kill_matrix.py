@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import os
 import signal
 import sqlite3
@@ -21,6 +22,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
+from gateway.background import HEARTBEAT
 from gateway.ledger.stream import GROUP
 from gateway.redis_io import Keys
 from tests.support.serving import Serving, environment, serving, write_config
@@ -143,6 +145,12 @@ class House:
         path = next(self.folder.rglob("redis.sock"), self.folder / "none")
         return Redis(unix_socket_path=str(path), socket_timeout=2.0)
 
+    def writer_is_at_work(self) -> bool:
+        with self.redis() as redis, contextlib.suppress(RedisError, KeyError, psutil.NoSuchProcess):
+            beat: Any = redis.get(HEARTBEAT)
+            return beat is not None and json.loads(beat)["pid"] == self.process("background").pid
+        return False
+
     def rows_are_taken(self) -> bool:
         """Whether the writer holds rows that it has not written."""
         with self.redis() as redis:
@@ -210,6 +218,7 @@ async def at_step(house: House, step: Step) -> AsyncIterator[None]:
             stopped = house.process("redis")
             stopped.suspend()
         if step == "writing":
+            await until(house.writer_is_at_work, within_s=PATIENCE_S)  # it cannot begin on a locked database
             stack.enter_context(house.sql_locked())
         if step in ("settling", "writing"):
             await stack.enter_async_context(house.load())
