@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gateway import __version__
-from gateway.cli import alerts, books, keys, models, policies, prices, privacy, reconcile
+from gateway.cli import alerts, books, cache, keys, models, policies, prices, privacy, reconcile
 from gateway.cli.options import Config, Problem, settings
 from gateway.errors import ConfigError, GatewayError, RedisAway
 
@@ -23,6 +23,7 @@ app.add_typer(keys.app, name="keys", help="API keys: what each may spend, and ho
 app.add_typer(models.app, name="models", help="Local models: what there is, what fits this machine")
 app.add_typer(alerts.app, name="alerts", help="Alerts: what has been told, and whether telling works")
 app.add_typer(prices.app, name="prices", help="What models cost, and where those prices come from")
+app.add_typer(cache.app, name="cache", help="Stored answers: what there is, and how well they are judged")
 app.command()(policies.check)
 app.command()(policies.explain)
 app.command()(books.report)
