@@ -132,11 +132,15 @@ class Features(Frozen, frozen=True, kw_only=True):
 
 
 class Score(Frozen, frozen=True, kw_only=True):
-    """A difficulty in 0 (any model can) … 1 (only the best), and what it is made of, strongest first."""
+    """A difficulty in 0 (any model can) … 1 (only the best), and what it is made of, strongest first.
+
+    ``quality``: how likely each configured model is to answer well, where that is predicted.
+    """
 
     difficulty: float
     contributions: tuple[tuple[str, float], ...] = ()
     scorer: str = "rules"
+    quality: tuple[tuple[str, float], ...] = ()
 
 
 class Price(Frozen, frozen=True, kw_only=True):
@@ -189,12 +193,18 @@ class Rejected(Frozen, frozen=True, kw_only=True):
 class Decision(Frozen, frozen=True, kw_only=True):
     """Where a request may go: ``targets`` in order of trial, never empty (an empty route is an error).
 
-    ``last_resort``: local models the rule does not name, for when every target fails while it is called.
+    ``last_resort``: local models the rule does not name, for when every target fails while it is called. ``arm``: the
+    side of a canary or experiment. ``shadow``: models to ask as well, for comparison. ``params``: fields of the body
+    that are sent instead of the client's, as JSON. ``timeout_s`` bounds the whole call.
     """
 
     rule: str
     targets: tuple[str, ...]
     last_resort: tuple[str, ...] = ()
+    arm: str = ""
+    shadow: tuple[str, ...] = ()
+    params: tuple[tuple[str, msgspec.Raw], ...] = ()
+    timeout_s: float | None = None
     local_only: bool = False
     difficulty: float | None = None
     contributions: tuple[tuple[str, float], ...] = ()

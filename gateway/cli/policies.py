@@ -47,18 +47,12 @@ def _configured(chosen: Settings) -> PolicySet:
 
 def _only(chosen: Settings, files: list[Path]) -> PolicySet:
     """These files alone, whatever folder they are in, against the configured models."""
-    from gateway.policy.compile import compile_policy
-    from gateway.policy.loader import PolicySet
-    from gateway.policy.model import read_policy
+    from gateway.policy.loader import PolicySet, compile_files
     from gateway.pricing import PriceBook
-    from gateway.yamlfile import Document
 
-    models = chosen.config.models
-    book, found = PriceBook.load(models), {}
-    for file in files:
-        document = Document.read(file)
-        policy = read_policy(document)
-        found[policy.name] = compile_policy(policy, document, models, book)
+    models, folders = chosen.config.models, [*(file.parent for file in files), chosen.policies_dir]
+    beside = [path for folder in dict.fromkeys(folders) for path in sorted(folder.glob("*.yaml")) if path not in files]
+    found = compile_files(files, models, PriceBook.load(models), beside=beside)
     return PolicySet(found, next(iter(found)))
 
 

@@ -105,7 +105,8 @@ def _run_file(path: Path, policies: PolicySet) -> list[CaseResult]:
 
 
 def _assuming(configured: CompiledPolicy, models: Sequence[ModelConfig]) -> CompiledPolicy:
-    return compile_policy(configured.policy, configured.document, models, PriceBook.load(models))
+    prices = PriceBook.load(models)
+    return compile_policy(configured.policy, configured.document, models, prices, origins=configured.origins)
 
 
 def _run(case: Case, policy: CompiledPolicy) -> str:

@@ -14,9 +14,11 @@ import cel
 import msgspec
 
 from gateway.config import ModelConfig
-from gateway.policy.engine import EVALUATION_ERRORS, CompiledPolicy, CompiledRule, Expression, OnError, Program
-from gateway.policy.model import Policy, Rule
+from gateway.policy.choosing import Wishes
+from gateway.policy.engine import EVALUATION_ERRORS, CompiledPolicy, CompiledRule, Expression, OnError, Origin, Program
+from gateway.policy.model import Policy, Rule, Use, Weighted, names_of, short_seconds
 from gateway.policy.samples import SAMPLES
+from gateway.policy.situation import VARIABLES as SITUATION
 from gateway.pricing import PriceBook
 from gateway.types import Features
 from gateway.yamlfile import Document, did_you_mean
@@ -24,7 +26,7 @@ from gateway.yamlfile import Document, did_you_mean
 __all__ = ["CompiledPolicy", "compile_policy", "policy_hash", "unmetered"]
 
 FEATURES = tuple(field for field in Features.__struct_fields__ if field != "last_user_text")
-SCORED = ("difficulty",)
+SCORED = ("difficulty", *SITUATION)
 ANSWERED = ("confidence",)
 
 _FUNCTIONS = {
@@ -45,19 +47,24 @@ def compile_policy(
     models: Sequence[ModelConfig],
     prices: PriceBook,
     on_error: OnError = unmetered,
+    origins: Sequence[Origin] = (),
 ) -> CompiledPolicy:
     """Compile and check a policy against the configured models and what ``prices`` knows of them.
+
+    ``origins``: where each rule stands, where not all of them stand in ``document``.
 
     Raises:
         ConfigError: with file, line and path: a syntax error, an unknown variable or function, an expression that is
             not a condition or fails on a sample request, a score or an answer's confidence in a local-only rule.
     """
     by_name = {model.name: model for model in models}
-    rules = tuple(_rule(rule, document, f".rules[{index}]") for index, rule in enumerate(policy.rules))
+    places = tuple(origins) or tuple(Origin(document, f".rules[{index}]") for index in range(len(policy.rules)))
+    rules = tuple(_rule(rule, *place) for rule, place in zip(policy.rules, places, strict=True))
     conditions = [(rule, rule.when.variables) for rule in rules if rule.when is not None]
     return CompiledPolicy(
         policy=policy,
         document=document,
+        origins=places,
         models=by_name,
         prices=prices,
         on_error=on_error,
@@ -65,7 +72,7 @@ def compile_policy(
         hash=policy_hash(policy),
         gate_variables=_union(variables for rule, variables in conditions if rule.local_only),
         variables=_union(variables for _, variables in conditions),
-        warnings=tuple(_warnings(policy, rules, document, by_name)),
+        warnings=tuple(_warnings(policy, rules, document, places, by_name)),
     )
 
 
@@ -81,15 +88,34 @@ def _union(sets: Iterable[frozenset[str]]) -> tuple[str, ...]:
 def _rule(rule: Rule, document: Document, path: str) -> CompiledRule:
     known = FEATURES if rule.local_only else (*FEATURES, *SCORED)
     when = _expression(rule.when, known, document, path, rule.local_only) if rule.when is not None else None
-    escalate = rule.escalate
+    escalate, canary = rule.escalate, rule.canary
     return CompiledRule(
         name=rule.name,
-        use=rule.use,
+        use=names_of(rule.use),
         when=when,
         local_only=rule.local_only,
         escalate=_expression(escalate.when, (*FEATURES, *SCORED, *ANSWERED), document, f"{path}.escalate")
         if escalate
         else None,
+        wishes=_wishes(rule, rule.use),
+        timeout_s=short_seconds(rule.timeout) if rule.timeout else None,
+        params=tuple((name, msgspec.Raw(msgspec.json.encode(value))) for name, value in rule.params.items()),
+        canary=canary,
+        canary_use=names_of(canary.use) if canary else (),
+        canary_wishes=_wishes(rule, canary.use) if canary else None,
+        shadow=rule.shadow,
+    )
+
+
+def _wishes(rule: Rule, use: Use) -> Wishes:
+    """Weights that are written are meant, also where no strategy is named."""
+    weights = {each.model: each.weight for each in use if isinstance(each, Weighted)}
+    return Wishes(
+        strategy="weighted" if weights and rule.strategy == "order" else rule.strategy,
+        weights=weights,
+        max_wait_s=short_seconds(rule.max_wait) if rule.max_wait else None,
+        max_cost_usd=rule.max_cost,
+        ttft_ms=rule.slo.ttft_ms if rule.slo else None,
     )
 
 
@@ -132,33 +158,56 @@ def _short(error: Exception) -> str:
 
 
 def _warnings(
-    policy: Policy, rules: Sequence[CompiledRule], document: Document, models: Mapping[str, ModelConfig]
+    policy: Policy,
+    rules: Sequence[CompiledRule],
+    document: Document,
+    places: Sequence[Origin],
+    models: Mapping[str, ModelConfig],
 ) -> Iterable[str]:
     def at(index: int, key: str) -> str:
-        return f"{document.file}:{document.line(f'.rules[{index}]', key)}: rule '{rules[index].name}'"
+        place = places[index]
+        return f"{place.document.file}:{place.document.line(place.path, key)}: rule '{rules[index].name}'"
 
     if policy.baseline is not None and policy.baseline not in models:
         line = document.line("", "baseline")
         yield f"{document.file}:{line}: baseline '{policy.baseline}' is not a model of gateway.yaml"
+    for index, rule in enumerate(rules):
+        for key, name in _named(rule):
+            if name not in models:
+                yield f"{at(index, key)} names '{name}', which gateway.yaml lacks{did_you_mean(name, models)}"
+            elif rule.local_only and not models[name].is_local:
+                yield f"{at(index, key)} is local_only and will never use '{name}', which is hosted"
+        if rule.wishes.max_wait_s is not None and not any(
+            name in models and models[name].is_local for name in rule.names
+        ):
+            yield f"{at(index, 'max_wait')} bounds the wait for a local model and uses none"
+        if rule.escalate is not None:
+            yield f"{at(index, 'escalate')} escalates, which is not acted on: no target reports its confidence yet"
+    for index, earlier in _unreachable(rules):
+        yield f"{at(index, 'name')} is never reached: '{earlier}' takes every request it could match"
+    if rules and not any(map(_always, rules)):
+        yield f"{at(len(rules) - 1, 'when')} is the last and has a condition: requests may match no rule"
+
+
+def _named(rule: CompiledRule) -> Iterable[tuple[str, str]]:
+    """The key and every model that stands under it."""
+    yield from (("use", name) for name in rule.use)
+    yield from (("canary", name) for name in rule.canary_use)
+    yield from (("shadow", name) for name in (rule.shadow.use if rule.shadow else ()))
+
+
+def _unreachable(rules: Sequence[CompiledRule]) -> Iterable[tuple[int, str]]:
+    """Rules that no request can reach, each with the rule before it that takes them all."""
     everything: str | None = None
     seen: dict[str, str] = {}
     for index, rule in enumerate(rules):
-        for name in rule.use:
-            if name not in models:
-                yield f"{at(index, 'use')} names '{name}', which gateway.yaml lacks{did_you_mean(name, models)}"
-            elif rule.local_only and not models[name].is_local:
-                yield f"{at(index, 'use')} is local_only and will never use '{name}', which is hosted"
-        if rule.escalate is not None:
-            yield f"{at(index, 'escalate')} escalates, which is not acted on: no target reports its confidence yet"
         source = rule.when.source.strip() if rule.when else ""
         earlier = everything or seen.get(source)
         if earlier is not None and not (rule.local_only and rule.when):
-            yield f"{at(index, 'name')} is never reached: '{earlier}' takes every request it could match"
+            yield index, earlier
         seen.setdefault(source, rule.name)
         if _always(rule):
             everything = everything or rule.name
-    if everything is None:
-        yield f"{at(len(rules) - 1, 'when')} is the last and has a condition: requests may match no rule"
 
 
 def _always(rule: CompiledRule) -> bool:

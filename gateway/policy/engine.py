@@ -7,25 +7,21 @@ list, against 0.4 µs for an expression.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cel
 import msgspec
 
 from gateway.config import ModelConfig
 from gateway.errors import Forbidden, GatewayError, NotFound, Overloaded
-from gateway.policy.model import PINNED, Policy
+from gateway.policy.choosing import Asked, Choice, Unavailable, Wishes
+from gateway.policy.model import PINNED, Canary, Policy, Shadow
+from gateway.policy.situation import NOWHERE, Situation
 from gateway.pricing import PriceBook
 from gateway.types import Decision, Features, Frozen, Rejected, Score
 from gateway.yamlfile import Document
-
-NO_KEY = "no api_key"
-"""How the reason of a target without its API key begins."""
-
-Unavailable = Callable[[str], str | None]
-"""Why a model cannot be asked right now; None where it can."""
 
 OnError = Callable[[str, str], None]
 """Told the rule and the error when an expression fails while serving: what is metered."""
@@ -53,13 +49,35 @@ class Expression:
 
 @dataclass(frozen=True, slots=True)
 class CompiledRule:
-    """A rule whose expressions run. ``when`` is None where the rule matches everything."""
+    """A rule whose expressions run. ``when`` is None where the rule matches everything.
+
+    ``canary_use`` and ``canary_wishes`` are what ``use`` and ``wishes`` are for the requests of the canary.
+    """
 
     name: str
     use: tuple[str, ...]
     when: Expression | None
     local_only: bool
     escalate: Expression | None
+    wishes: Wishes
+    timeout_s: float | None = None
+    params: tuple[tuple[str, msgspec.Raw], ...] = ()
+    canary: Canary | None = None
+    canary_use: tuple[str, ...] = ()
+    canary_wishes: Wishes | None = None
+    shadow: Shadow | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every model the rule may answer with."""
+        return tuple(dict.fromkeys(self.use + self.canary_use))
+
+
+class Origin(NamedTuple):
+    """Where a rule is written: the file, and the path in it."""
+
+    document: Document
+    path: str
 
 
 class GateResult(Frozen, frozen=True, kw_only=True):
@@ -70,6 +88,8 @@ class GateResult(Frozen, frozen=True, kw_only=True):
 
 
 _OPEN = GateResult()
+_CLOCK = frozenset({"hour", "weekday"})
+_NOTHING: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -82,6 +102,7 @@ class CompiledPolicy:
 
     policy: Policy
     document: Document
+    origins: tuple[Origin, ...]
     models: Mapping[str, ModelConfig]
     prices: PriceBook
     on_error: OnError
@@ -99,6 +120,11 @@ class CompiledPolicy:
     def label(self) -> str:
         """``name@hash``."""
         return f"{self.policy.name}@{self.hash}"
+
+    @functools.cached_property
+    def timed(self) -> bool:
+        """Whether a rule reads the clock."""
+        return not _CLOCK.isdisjoint(self.variables)
 
     @functools.cached_property
     def gate_rules(self) -> tuple[CompiledRule, ...]:
@@ -123,6 +149,7 @@ class CompiledPolicy:
         unavailable: Unavailable,
         local_only: bool = False,
         pinned: str | None = None,
+        situation: Situation = NOWHERE,
     ) -> Decision:
         """The targets of a request in order of trial, and why.
 
@@ -137,11 +164,12 @@ class CompiledPolicy:
         """
         if pinned is not None:
             return self._pinned(score, unavailable, local_only, pinned)
-        rule, unmatched = self._first_match(features, score)
-        choice = _Choice(self, features, unavailable, local_only)
-        targets = choice.usable(rule.use)
-        others = choice.usable([name for name in self._local_models() if name not in rule.use])
-        degraded = choice.degraded(rule, targets)
+        rule, unmatched = self._first_match(features, score, situation)
+        arm, use, wishes = _arm(rule, situation)
+        choice = Choice(self.models, self.prices, Asked(features, score, situation, unavailable, local_only))
+        targets = choice.ordered(choice.usable(use, wishes), wishes)
+        others = choice.usable([name for name in self._local_models() if name not in use])
+        degraded = choice.degraded(use, targets)
         if degraded or not targets:
             targets, others = targets + others, []
         if not targets:
@@ -150,6 +178,10 @@ class CompiledPolicy:
             rule=rule.name,
             targets=tuple(targets),
             last_resort=tuple(others),
+            arm=arm,
+            shadow=() if local_only else _shadow(rule, situation, targets[0]),
+            params=rule.params,
+            timeout_s=rule.timeout_s,
             local_only=local_only,
             difficulty=score.difficulty,
             contributions=score.contributions,
@@ -200,14 +232,23 @@ class CompiledPolicy:
             contributions=score.contributions,
         )
 
-    def _first_match(self, features: Features, score: Score) -> tuple[CompiledRule, tuple[Rejected, ...]]:
-        context = _context(self.variables, features, score.difficulty)
+    def _first_match(
+        self, features: Features, score: Score, situation: Situation
+    ) -> tuple[CompiledRule, tuple[Rejected, ...]]:
+        context = _context(self.variables, features, self._beside(score, situation))
         unmatched: list[Rejected] = []
         for rule in self.rules:
             if self._matches(rule, context):
                 return rule, tuple(unmatched)
             unmatched.append(Rejected(model=rule.name, reason=rule.when.source if rule.when else ""))
         raise Overloaded(f"no rule of policy '{self.name}' matches this request", code="no_rule_matched")
+
+    def _beside(self, score: Score, situation: Situation) -> Mapping[str, Any]:
+        """The values of the variables that are not features."""
+        beside: dict[str, Any] = {"difficulty": score.difficulty, "budget_left": situation.budget_left}
+        if self.timed:
+            beside["hour"], beside["weekday"] = situation.clock(self.policy.time_zone)
+        return beside
 
     def _matches(self, rule: CompiledRule, context: cel.Context) -> bool:
         if rule.when is None:
@@ -219,65 +260,27 @@ class CompiledPolicy:
             return rule.local_only
 
 
-class _Choice:
-    """Which models may be asked for one request, and why the others may not."""
-
-    def __init__(self, policy: CompiledPolicy, features: Features, unavailable: Unavailable, local_only: bool) -> None:
-        self._policy, self._features = policy, features
-        self._unavailable, self._local_only = unavailable, local_only
-        self._away: dict[str, str] = {}
-        self.rejected: list[Rejected] = []
-
-    def usable(self, names: Iterable[str]) -> list[str]:
-        """Those that can be asked, in order; the others go to ``rejected``."""
-        kept = []
-        for name in names:
-            reason = self._reason(name)
-            if reason is None:
-                kept.append(name)
-            else:
-                self.rejected.append(Rejected(model=name, reason=reason))
-        return kept
-
-    def _reason(self, name: str) -> str | None:
-        model = self._policy.models.get(name)
-        if model is None:
-            return "not in gateway.yaml"
-        if self._local_only and not model.is_local:
-            return "local only"
-        reason = incapable(self._policy.prices, self._features, name)
-        if reason is None and (reason := self._unavailable(name)) is not None and not model.is_local:
-            self._away[name] = reason
-        return reason
-
-    def degraded(self, rule: CompiledRule, targets: Sequence[str]) -> str:
-        """What ``x-gateway-degraded`` says where a rule wishes for hosted models and none can be asked."""
-        models = self._policy.models
-        if self._local_only or any(not models[name].is_local for name in targets):
-            return ""
-        away = [self._away[name] for name in rule.use if name in self._away]
-        if away:
-            return "no-hosted-key" if all(reason.startswith(NO_KEY) for reason in away) else "hosted-unavailable"
-        wished = any(name in models and not models[name].is_local for name in rule.use)
-        return "hosted-unavailable" if wished and not targets else ""
+def _arm(rule: CompiledRule, situation: Situation) -> tuple[str, tuple[str, ...], Wishes]:
+    """Which side of the rule's canary a request is on, and what is asked there."""
+    canary = rule.canary
+    if canary is not None and situation.draw(canary.by, f"canary:{rule.name}") < canary.share:
+        return "canary", rule.canary_use, rule.canary_wishes or rule.wishes
+    return ("stable" if canary else ""), rule.use, rule.wishes
 
 
-def incapable(prices: PriceBook, features: Features, name: str) -> str | None:
-    """What a model lacks for a request: a capability, or context for prompt and answer. None: nothing known."""
-    missing = [need for need in features.needs if need not in prices.supports(name)]
-    if missing:
-        return f"lacks {', '.join(missing)}"
-    context, needed = prices.context(name), features.prompt_tokens + features.max_tokens
-    if context is not None and needed > context:
-        return f"context of {context} < {needed} tokens"
-    return None
+def _shadow(rule: CompiledRule, situation: Situation, first: str) -> tuple[str, ...]:
+    shadow = rule.shadow
+    if shadow is None or situation.draw("request", f"shadow:{rule.name}") >= shadow.share:
+        return ()
+    return tuple(name for name in shadow.use if name != first)
 
 
-def _context(variables: Iterable[str], features: Features, difficulty: float = 0.0) -> cel.Context:
-    return cel.Context({name: difficulty if name == "difficulty" else getattr(features, name) for name in variables})
+def _context(variables: Iterable[str], features: Features, beside: Mapping[str, Any] = _NOTHING) -> cel.Context:
+    """``beside``: what is not a feature."""
+    return cel.Context({name: beside[name] if name in beside else getattr(features, name) for name in variables})
 
 
-def _nothing_left(choice: _Choice, local_only: bool) -> GatewayError:
+def _nothing_left(choice: Choice, local_only: bool) -> GatewayError:
     reasons = "; ".join(f"{rejected.model}: {rejected.reason}" for rejected in choice.rejected)
     if local_only:
         message = "this request must stay local and no local model can take it"

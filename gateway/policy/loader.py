@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from gateway.config import ModelConfig, Settings
 from gateway.errors import ConfigError
 from gateway.policy.compile import CompiledPolicy, compile_policy, unmetered
 from gateway.policy.engine import OnError
-from gateway.policy.model import read_policy
+from gateway.policy.inherit import inherited
 from gateway.pricing import PriceBook
-from gateway.yamlfile import Document
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +48,28 @@ def load_policies(
         ConfigError: one of them is wrong, two have one name, or the default policy is missing.
     """
     known = settings.config.models if models is None else models
-    book = prices or PriceBook.load(known)
-    policies: dict[str, CompiledPolicy] = {}
-    for path in sorted(settings.policies_dir.glob("*.yaml")):
-        document = Document.read(path)
-        policy = read_policy(document)
-        if policy.name in policies:
-            other = policies[policy.name].document.file
-            raise document.error(f"policy '{policy.name}' is already defined in {other}", "", "name")
-        policies[policy.name] = compile_policy(policy, document, known, book, on_error)
+    files = sorted(settings.policies_dir.glob("*.yaml"))
+    policies = compile_files(files, known, prices or PriceBook.load(known), on_error)
     default = settings.config.policies.default
     if default not in policies:
         found = ", ".join(policies) or "none"
         raise ConfigError(f"no policy named '{default}' (found: {found})", file=str(settings.policies_dir))
     return PolicySet(policies, default)
+
+
+def compile_files(
+    files: Sequence[Path],
+    models: Sequence[ModelConfig],
+    prices: PriceBook,
+    on_error: OnError = unmetered,
+    beside: Sequence[Path] = (),
+) -> dict[str, CompiledPolicy]:
+    """The policies of these files by name, each with what it inherits from the others, or from those ``beside``.
+
+    Raises:
+        ConfigError: one of them is wrong, or two have one name.
+    """
+    return {
+        name: compile_policy(found.policy, found.document, models, prices, on_error, found.origins)
+        for name, found in inherited(files, beside).items()
+    }

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import msgspec
 from msgspec import Meta
 
 from gateway.config import Strict
@@ -12,15 +15,23 @@ from gateway.yamlfile import Document
 
 PINNED = "pinned"
 
+Strategy = Literal["order", "weighted", "cheapest", "fastest", "best"]
+
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _DURATION = r"^[1-9][0-9]{0,6}[smhd]$"
+_SHORT = r"^[1-9][0-9]{0,6}(ms|s|m)$"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 Name = Annotated[str, Meta(pattern=_NAME, description="Letters, digits, '.', '_' and '-', at most 64.")]
 Duration = Annotated[str, Meta(pattern=_DURATION, description="A number and s, m, h or d: 90s, 30m, 24h, 7d.")]
 Expression = Annotated[str, Meta(min_length=1, description="CEL over the features: see docs/policies.md.")]
+ShortDuration = Annotated[str, Meta(pattern=_SHORT, description="A number and ms, s or m: 250ms, 30s, 2m.")]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[int, Meta(ge=1)]
+Usd = Annotated[float, Meta(gt=0, description="US dollars.")]
+
+# What the gateway itself reads or the client alone may say.
+_NO_PARAMS = ("model", "messages", "stream", "stream_options", "n", "user", "tools", "functions", "metadata")
 
 
 class CacheConfig(Strict, frozen=True, kw_only=True):
@@ -44,22 +55,72 @@ class Escalate(Strict, frozen=True, kw_only=True):
     hold_tokens: Positive = 24
 
 
+class Weighted(Strict, frozen=True, kw_only=True):
+    """A model with its share of the requests, in proportion to the weights of the others."""
+
+    model: str
+    weight: Annotated[float, Meta(gt=0)] = 1.0
+
+
+Use = Annotated[
+    tuple[str | Weighted, ...], Meta(min_length=1, description="Models of gateway.yaml, in order of trial.")
+]
+
+
+class Canary(Strict, frozen=True, kw_only=True):
+    """Send ``share`` of the requests to other models. The same ``by`` always gets the same side."""
+
+    use: Use
+    share: Share
+    by: Literal["key", "session", "user", "request"] = "session"
+
+
+class Shadow(Strict, frozen=True, kw_only=True):
+    """Ask other models as well, for comparison: not awaited, never shown, at most ``usd_per_day``."""
+
+    use: Annotated[tuple[str, ...], Meta(min_length=1)]
+    usd_per_day: Usd
+    share: Share = 1.0
+
+
+class Slo(Strict, frozen=True, kw_only=True):
+    """What a target has to keep to be asked: the time to its first token, in milliseconds."""
+
+    ttft_ms: Positive
+
+
 class Rule(Strict, frozen=True, kw_only=True):
-    """Where a request goes that ``when`` is true of; without ``when``, every request."""
+    """Where a request goes that ``when`` is true of; without ``when``, every request.
+
+    ``max_wait`` bounds the predicted wait for a local model, ``max_cost`` the worst case in dollars, ``timeout`` the
+    whole call. ``params`` are fields of the body that are sent instead of the client's.
+    """
 
     name: Name
-    use: Annotated[tuple[str, ...], Meta(min_length=1, description="Models of gateway.yaml, in order of trial.")]
+    use: Use
     when: Expression | None = None
     local_only: bool = False
+    strategy: Strategy = "order"
     escalate: Escalate | None = None
+    max_wait: ShortDuration | None = None
+    max_cost: Usd | None = None
+    timeout: ShortDuration | None = None
+    slo: Slo | None = None
+    params: dict[str, Any] = msgspec.field(default_factory=dict)
+    canary: Canary | None = None
+    shadow: Shadow | None = None
 
 
 class Policy(Strict, frozen=True, kw_only=True):
-    """One routing policy. ``baseline`` is the model that savings are measured against."""
+    """One routing policy. ``baseline`` is the model that savings are measured against, ``time_zone`` that of ``hour``
+    and ``weekday``. ``extends`` names the policy whose keys and rules hold where this one says nothing.
+    """
 
     name: Name
-    rules: Annotated[tuple[Rule, ...], Meta(min_length=1, description="The first one that matches wins.")]
+    rules: Annotated[tuple[Rule, ...], Meta(description="The first one that matches wins.")] = ()
+    extends: Name | None = None
     baseline: str | None = None
+    time_zone: str = "UTC"
     cache: CacheConfig = CacheConfig()
     default_max_tokens: Positive = 1024
     on_budget_exhausted: Literal["local", "cheaper", "reject"] = "local"
@@ -72,18 +133,38 @@ def seconds(duration: str) -> int:
     return int(duration[:-1]) * _SECONDS[duration[-1]]
 
 
+def short_seconds(duration: str) -> float:
+    """Seconds of ``250ms``, ``30s`` or ``2m``."""
+    return int(duration[:-2]) / 1000 if duration.endswith("ms") else float(seconds(duration))
+
+
+def names_of(use: Iterable[str | Weighted]) -> tuple[str, ...]:
+    """The models, without their weights."""
+    return tuple(each if isinstance(each, str) else each.model for each in use)
+
+
 def read_policy(document: Document) -> Policy:
-    """The policy in a file.
+    """The policy in a file, without what it inherits.
 
     Raises:
         ConfigError: with file, line and path: an unknown key, a wrong type, a name used twice.
     """
     policy = document.convert(Policy, document.value or {})
+    if not policy.rules and policy.extends is None:
+        raise document.error("a policy needs at least one rule", "", "rules")
+    try:
+        ZoneInfo(policy.time_zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise document.error(f"no time zone is called '{policy.time_zone}'", "", "time_zone") from None
     seen: set[str] = set()
     for index, rule in enumerate(policy.rules):
+        at = f".rules[{index}]"
         if rule.name in seen:
-            raise document.error(f"rule '{rule.name}' is defined twice", f".rules[{index}]", "name")
+            raise document.error(f"rule '{rule.name}' is defined twice", at, "name")
         if rule.name == PINNED:
-            raise document.error(f"'{PINNED}' is the rule of requests that name a model", f".rules[{index}]", "name")
+            raise document.error(f"'{PINNED}' is the rule of requests that name a model", at, "name")
+        for name in rule.params:
+            if name in _NO_PARAMS:
+                raise document.error(f"'{name}' is not a parameter that a rule may set", f"{at}.params", name)
         seen.add(rule.name)
     return policy

@@ -59,7 +59,8 @@ _EMPTY = msgspec.structs.replace(
 
 
 def _values(features: Features, difficulty: float, confidence: float) -> dict[str, Any]:
-    return msgspec.structs.asdict(features) | {"difficulty": difficulty, "confidence": confidence}
+    beside = {"difficulty": difficulty, "confidence": confidence, "hour": 14, "weekday": "tue", "budget_left": 0.5}
+    return msgspec.structs.asdict(features) | beside
 
 
 SAMPLES = {

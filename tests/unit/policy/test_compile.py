@@ -62,7 +62,7 @@ def test_a_local_only_rule_must_not_read_a_score(name: str) -> None:
     ("text", "told"),
     [
         ("name: x\nrules:\n  - {name: a, use: []}", "test.yaml:3: rules[0].use: Expected `array` of length >= 1"),
-        ("name: x\nrules: []", "test.yaml:2: rules: Expected `array` of length >= 1"),
+        ("name: x\nrules: []", "test.yaml:2: rules: a policy needs at least one rule"),
         ("name: x\nrules:\n  - {name: a}", "missing required field `use`"),
         ("name: x\nrules:\n  - {name: a, use: [b], whne: c}", "unknown key 'whne' (did you mean 'when'?)"),
         ("name: x\nrules:\n  - {name: pinned, use: [b]}", "'pinned' is the rule of requests that name a model"),
