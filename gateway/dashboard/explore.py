@@ -59,8 +59,8 @@ async def explore(ask: Ask) -> Page:
 
 
 def _first_split(ask: Ask) -> Dimension:
-    open_ones = [name for name in _next_splits(ask) if name not in ask.filters]
-    return open_ones[0] if open_ones else "model"
+    splits = _next_splits(ask)
+    return next((name for name in splits if name not in ask.filters or name in ALONE), "model")
 
 
 def _next_splits(ask: Ask) -> Sequence[Dimension]:
