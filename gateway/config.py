@@ -123,7 +123,7 @@ class EngineConfig(Strict, frozen=True, kw_only=True):
 
 class ModelConfig(Strict, frozen=True, kw_only=True):
     """One target. ``local`` names a catalog model (``url``: where it is served, if not by this supervisor);
-    else ``provider`` says how to reach it.
+    else ``provider`` says how to reach it. Several ``base_url``: equal servers of one model.
     """
 
     name: str
@@ -131,7 +131,7 @@ class ModelConfig(Strict, frozen=True, kw_only=True):
     url: str | None = None
     provider: Literal["openai", "openai_compatible", "litellm"] | None = None
     upstream_model: str | None = None
-    base_url: str | None = None
+    base_url: str | tuple[str, ...] | None = None
     api_key: str | None = None
     price: PriceConfig | tuple[PriceConfig, ...] | None = None
     usd_per_hour: float = 0.0
@@ -150,6 +150,12 @@ class ModelConfig(Strict, frozen=True, kw_only=True):
     @property
     def kind(self) -> Provider:
         return "local" if self.is_local else (self.provider or "openai")
+
+    @property
+    def base_urls(self) -> tuple[str, ...]:
+        """Where its servers are; empty where the provider is known by its name."""
+        given = self.base_url or ()
+        return (given,) if isinstance(given, str) else given
 
     @property
     def prices(self) -> tuple[PriceConfig, ...]:
@@ -340,6 +346,8 @@ def _check(config: GatewayConfig, document: Document) -> None:
             raise document.error("give either 'local' or 'provider'", at)
         if model.provider == "openai_compatible" and not model.base_url:
             raise document.error("provider openai_compatible needs 'base_url'", at)
+        if model.provider == "litellm" and len(model.base_urls) > 1:
+            raise document.error("several servers need provider openai_compatible", at, "base_url")
         if model.provider == "litellm" and not model.upstream_model:
             raise document.error("provider litellm needs 'upstream_model'", at)
         if any(number < 0 for price in model.prices for number in _numbers(price)):

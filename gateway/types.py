@@ -143,6 +143,16 @@ class Score(Frozen, frozen=True, kw_only=True):
     quality: tuple[tuple[str, float], ...] = ()
 
 
+class Live(Frozen, frozen=True, kw_only=True):
+    """How a target has been doing of late: milliseconds to the first token (None: not known), the share of its calls
+    that failed, and the seconds a request would wait for it now.
+    """
+
+    ttft_ms: float | None = None
+    error_rate: float = 0.0
+    wait_s: float = 0.0
+
+
 class Price(Frozen, frozen=True, kw_only=True):
     """What a model costs. USD per million tokens, as decimal strings would be lossless: the numbers are ``Decimal``s
     kept by :mod:`gateway.pricing`; this is their stored form with provenance.

@@ -15,10 +15,12 @@ import msgspec
 from gateway.backends import translate
 from gateway.backends.litellm_hosted import LiteLLMBackend
 from gateway.backends.openai_http import OpenAIBackend
+from gateway.backends.pulse import Pulse
+from gateway.backends.replicas import Replicas
 from gateway.backends.resilient import Resilient, Watch, may_be_billed
 from gateway.config import ModelConfig, Settings, socket_path
 from gateway.errors import NotFound, UpstreamError, UpstreamRefused, UpstreamTimeout, UpstreamUnavailable
-from gateway.types import Attempt, ChatRequest, Chunk
+from gateway.types import Attempt, ChatRequest, Chunk, Live
 
 OPENAI_URL = "https://api.openai.com/v1"
 # Mistral reports usage unasked, and answers 422 where it is asked (extra_forbidden).
@@ -28,6 +30,7 @@ TOO_SMALL = frozenset({"context_length_exceeded", "unsupported"})
 _DRAIN_POLL_S = 0.05
 _BOUNDS = ("max_tokens", "max_completion_tokens")
 _NULL = b"null"
+_UNKNOWN = Live()
 
 
 class Answer(NamedTuple):
@@ -69,6 +72,11 @@ class Fleet:
         """Why a target cannot be asked now, None if it can. Instant."""
         target = self._targets.get(name)
         return _lacking(target) or (target.backend.available() if target else None)
+
+    def live(self, name: str, *, stream: bool) -> Live:
+        """How a target has been doing of late. Instant."""
+        target = self._targets.get(name)
+        return target.backend.pulse.live(stream=stream) if target else _UNKNOWN
 
     async def call(
         self,
@@ -185,44 +193,53 @@ def _weight(failure: UpstreamError) -> int:
 def _target(model: ModelConfig, settings: Settings, before: Target | None) -> Target:
     socket = str(socket_path(settings.data_dir, f"chat-{model.local}")) if model.is_local and not model.url else None
     backend = _backend(model, socket)
+    known = before.backend if before and before.config == model else None
+    load = backend.load if model.is_local and isinstance(backend, OpenAIBackend) else None
     resilient = Resilient(
         model.name,
         backend,
         max_retries=model.max_retries,
         probe=backend.reachable if backend.probed else None,
-        breaker=before.backend.breaker if before and before.config == model else None,
+        breaker=known.breaker if known else None,
+        pulse=known.pulse.handed_on(load) if known else Pulse(load),
     )
     return Target(model, resilient, _missing(model, settings), socket, _host(model))
 
 
-def _backend(model: ModelConfig, socket: str | None) -> OpenAIBackend | LiteLLMBackend:
+def _backend(model: ModelConfig, socket: str | None) -> OpenAIBackend | LiteLLMBackend | Replicas:
     if model.kind == "litellm":
         return LiteLLMBackend(
             model.name,
             model.upstream_name,
-            model.base_url,
+            model.base_urls[0] if model.base_urls else None,
             model.api_key,
             connect_timeout=model.connect_timeout,
             first_byte_timeout=model.first_byte_timeout,
             timeout=model.timeout,
         )
     local = (model.url or "http://local/v1") if model.is_local else None
+    urls = (local,) if local else model.base_urls or (OPENAI_URL,)
+    backends = [_server(model, url, socket) for url in urls]
+    return backends[0] if len(backends) == 1 else Replicas(backends)
+
+
+def _server(model: ModelConfig, url: str, socket: str | None) -> OpenAIBackend:
     return OpenAIBackend(
         model.name,
         model.upstream_name,
-        local or model.base_url or OPENAI_URL,
+        url,
         model.api_key,
         uds=socket,
         connect_timeout=model.connect_timeout,
         first_byte_timeout=model.first_byte_timeout,
         timeout=model.timeout,
-        strip=_unwanted(model),
+        strip=_unwanted(url),
     )
 
 
-def _unwanted(model: ModelConfig) -> tuple[str, ...]:
+def _unwanted(url: str) -> tuple[str, ...]:
     """Body fields this provider answers with an error."""
-    host = urlsplit(model.base_url or "").hostname or ""
+    host = urlsplit(url).hostname or ""
     return next((fields for owner, fields in REFUSED_FIELDS.items() if host == owner or host.endswith(f".{owner}")), ())
 
 
@@ -232,6 +249,6 @@ def _missing(model: ModelConfig, settings: Settings) -> str | None:
 
 
 def _host(model: ModelConfig) -> str | None:
-    """Host and port of a hosted target; None for a local one and where only litellm knows."""
-    url = model.base_url or (OPENAI_URL if model.kind == "openai" else None)
-    return None if model.is_local or url is None else urlsplit(url).netloc
+    """Host and port of a hosted target; None for a local one, for several, and where only litellm knows."""
+    urls = model.base_urls or ((OPENAI_URL,) if model.kind == "openai" else ())
+    return urlsplit(urls[0]).netloc if not model.is_local and len(urls) == 1 else None

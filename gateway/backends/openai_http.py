@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
+import msgspec
+
 from gateway.backends import connect, translate
 from gateway.backends.http1 import HttpFailure, Reply
+from gateway.backends.pulse import Load
 from gateway.backends.wire import ReplyStream, read_reply, request_body
 from gateway.errors import UpstreamBroken, UpstreamError
 from gateway.types import ChatRequest, Chunk
@@ -40,12 +43,13 @@ class OpenAIBackend:
         strip: tuple[str, ...] = (),
     ) -> None:
         self.name = name
+        self.url = base_url.rstrip("/")
         self._model, self._strip, self._uds = upstream_model, strip, uds
-        self._probe_url = base_url.rstrip("/") + "/models"
+        self._probe_url = self.url + "/models"
         self._connect_timeout, self._timeout_s = connect_timeout, timeout
         headers = [("Content-Type", "application/json")]
         self._endpoint = connect.Endpoint(
-            base_url.rstrip("/") + "/chat/completions",
+            self.url + "/chat/completions",
             headers=[*headers, ("Authorization", f"Bearer {api_key}")] if api_key else headers,
             uds=uds,
             connect_timeout=connect_timeout,
@@ -90,6 +94,20 @@ class OpenAIBackend:
         """Whether the server answers at all; an unbilled probe on a connection of its own."""
         probed = await connect.reach(self._probe_url, uds=self._uds, connect_timeout=self._connect_timeout)
         return probed is not None
+
+    async def load(self) -> Load | None:
+        """How busy the engine says it is; None where it does not say."""
+        asked = connect.Endpoint(
+            self.url + "/load", method="GET", uds=self._uds, connect_timeout=1.0, read_timeout=1.0, timeout=2.0
+        )
+        try:
+            reply = await asked.call()
+            body = await reply.whole(MAX_ERROR_BYTES) if reply.status == 200 else None
+            return msgspec.json.decode(body, type=Load) if body else None
+        except (HttpFailure, msgspec.MsgspecError):
+            return None
+        finally:
+            await asked.close()
 
     async def close(self) -> None:
         """Release connections."""

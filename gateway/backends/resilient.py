@@ -14,7 +14,8 @@ import msgspec
 
 from gateway.backends import translate
 from gateway.backends.breaker import Breaker
-from gateway.errors import UpstreamError, UpstreamUnavailable
+from gateway.backends.pulse import Pulse
+from gateway.errors import UpstreamBroken, UpstreamError, UpstreamRefused, UpstreamUnavailable
 from gateway.protocols import Backend
 from gateway.types import Attempt, ChatRequest, Chunk
 
@@ -61,8 +62,10 @@ class Resilient:
         max_retries: int = 2,
         probe: Callable[[], Awaitable[bool]] | None = None,
         breaker: Breaker | None = None,
+        pulse: Pulse | None = None,
     ) -> None:
         self.name = name
+        self.pulse = pulse or Pulse()
         self.breaker = breaker or Breaker(probed=probe is not None)
         self.idle = asyncio.Event()
         self.idle.set()
@@ -86,6 +89,7 @@ class Resilient:
         """See `protocols.Backend.chat`. A target that is cooling down raises UpstreamUnavailable at once."""
         trial = self.breaker.enter()
         self._active += 1
+        self.pulse.began()
         self.idle.clear()
         try:
             first, rest = await self._begin(request, timeout_s, watch or Watch())
@@ -97,10 +101,13 @@ class Resilient:
             self.breaker.succeeded()
         except UpstreamError as error:
             self.breaker.failed(error, trial)
+            if isinstance(error, UpstreamBroken):
+                self.pulse.failed()
             self.resume()
             raise
         finally:
             self.breaker.left(trial)
+            self.pulse.left()
             self._active -= 1
             if not self._active:
                 self.idle.set()
@@ -115,6 +122,7 @@ class Resilient:
         if (probing := self._probing) is not None:
             probing.cancel()
             await asyncio.gather(probing, return_exceptions=True)
+        await self.pulse.close()
         await self._backend.close()
 
     async def _begin(self, request: ChatRequest, timeout_s: float | None, watch: Watch) -> Begun:
@@ -144,9 +152,12 @@ class Resilient:
             rest = cast(AsyncGenerator[Chunk, None], self._backend.chat(request, timeout_s=left))
             first = await anext(rest)
             status, said = 200, ""
+            self.pulse.answered((perf_counter() - began) * 1000, stream=request.stream)
             return first, rest
         except UpstreamError as error:
             status, said = error.upstream_status, error.code
+            if not isinstance(error, UpstreamRefused) and said not in (translate.DEADLINE, translate.STALE):
+                self.pulse.failed()
             raise
         finally:
             took = (perf_counter() - began) * 1000

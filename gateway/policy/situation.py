@@ -11,21 +11,11 @@ from datetime import datetime
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from gateway.types import Frozen
+from gateway.types import Frozen, Live
 
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 VARIABLES = ("hour", "weekday", "budget_left")
 """What an expression may read of a situation."""
-
-
-class Live(Frozen, frozen=True, kw_only=True):
-    """How a target has been doing: milliseconds to the first token (None: not asked lately), the share of its calls
-    that failed, and the seconds a request would wait for it now.
-    """
-
-    ttft_ms: float | None = None
-    error_rate: float = 0.0
-    wait_s: float = 0.0
 
 
 _UNKNOWN = Live()

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from gateway.policy.compile import CompiledPolicy
-from gateway.policy.situation import Live, Situation
-from gateway.types import NANO, Decision, Principal, Score
+from gateway.policy.situation import Situation
+from gateway.types import NANO, Decision, Live, Principal, Score
 from tests.unit.policy.support import TWO_LOCAL, away, decide, features, policy
 
 LIVE = {"gpt-4o-mini": Live(ttft_ms=400), "claude": Live(ttft_ms=250, error_rate=0.5), "local-small": Live(wait_s=1.5)}
