@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.gateway import gateway, hosted
+from tests.support.loop_thread import LoopThread
 from tests.support.upstream import Plan, Upstream
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -20,6 +23,10 @@ DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 _METRIC = re.compile(r"\b(?:gateway|gen_ai_client|gen_ai_server)_[a-z_]+")
 _SELECTOR = re.compile(r"(?P<metric>\b(?:gateway|gen_ai_client|gen_ai_server)_[a-z_]+)\{(?P<labels>[^}]*)\}")
 _BY = re.compile(r"by \((?P<labels>[^)]*)\) \((?:rate|increase|delta)\((?P<metric>[a-z_]+)")
+
+
+Exported = dict[str, dict[str, set[str]]]
+"""By metric: its labels, with the values that were seen."""
 
 
 def expressions() -> Iterator[tuple[str, str]]:
@@ -34,11 +41,16 @@ def expressions() -> Iterator[tuple[str, str]]:
         yield from ((f"alerts.yml: {rule['alert']}", rule["expr"]) for rule in group["rules"])
 
 
-@pytest.fixture
-async def exported(tmp_path: Path, upstream: Upstream) -> dict[str, set[str]]:
-    """The samples of a worker that has served, refused and retried: their names, with the labels they have."""
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The samples of a worker that has served, refused and retried."""
+    with Upstream.in_thread() as upstream, LoopThread() as thread:
+        return thread.run(_exported(tmp_path_factory.mktemp("grafana"), upstream), timeout=120)
+
+
+async def _exported(folder: Path, upstream: Upstream) -> Exported:
     target = hosted("big", upstream.base_url, max_retries=1)
-    async with gateway(tmp_path, [target]) as running:
+    async with gateway(folder, [target]) as running:
         upstream.enqueue(Plan(status=500), Plan())
         assert (await running.chat("hello")).status_code == 200
         assert (await running.chat("hello", key="fg-unknown")).status_code == 401
@@ -46,20 +58,22 @@ async def exported(tmp_path: Path, upstream: Upstream) -> dict[str, set[str]]:
         runtime = running.runtime
         runtime.metrics.cel_error("all")
         text = (await running.admin("GET", "/metrics")).text
-    found: dict[str, set[str]] = {}
+    found: Exported = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            found.setdefault(sample.name, set()).update(sample.labels)
+            labels = found.setdefault(sample.name, {})
+            for name, value in sample.labels.items():
+                labels.setdefault(name, set()).add(value)
     return found
 
 
-async def test_every_metric_that_is_asked_for_is_exported(exported: dict[str, set[str]]) -> None:
+def test_every_metric_that_is_asked_for_is_exported(exported: Exported) -> None:
     asked = {(where, name) for where, text in expressions() for name in _METRIC.findall(text)}
     assert len(asked) > 20
     assert {(where, name) for where, name in asked if name not in exported} == set()
 
 
-async def test_every_label_that_is_asked_for_exists(exported: dict[str, set[str]]) -> None:
+def test_every_label_that_is_asked_for_exists(exported: Exported) -> None:
     wrong = []
     for where, text in expressions():
         pairs = [(found["metric"], re.findall(r"(\w+)\s*[=!]", found["labels"])) for found in _SELECTOR.finditer(text)]
@@ -68,6 +82,24 @@ async def test_every_label_that_is_asked_for_exists(exported: dict[str, set[str]
             (where, metric, label) for metric, labels in pairs for label in labels if label not in exported[metric]
         ]
     assert wrong == []
+
+
+def test_a_bucket_that_is_asked_for_is_one_there_is(exported: Exported) -> None:
+    asked = [
+        (found["metric"], bound)
+        for _, text in expressions()
+        for found in _SELECTOR.finditer(text)
+        for bound in re.findall(r'\ble="([^"]+)"', found["labels"])
+    ]
+    assert asked
+    assert [(metric, bound) for metric, bound in asked if bound not in exported[metric]["le"]] == []
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool here")
+@pytest.mark.parametrize("arguments", [("check", "rules", "alerts.yml"), ("test", "rules", "alerts.test.yml")])
+def test_promtool_accepts_the_rules_and_they_fire_when_they_should(arguments: tuple[str, ...]) -> None:
+    reply = subprocess.run(["promtool", *arguments], cwd=DEPLOY / "prometheus", capture_output=True, text=True)
+    assert reply.returncode == 0, reply.stdout + reply.stderr
 
 
 def test_dashboards_can_be_told_apart_and_their_panels_do_not_overlap() -> None:
