@@ -20,7 +20,7 @@ IDS = {"local": f"{EMBED}/mean/384", "hosted": f"{EMBED}/hosted/384"}
 def local_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("embed") / "embed.sock"
     with process("embed", "--model", str(embed_model()), "--uds", str(path)) as child:
-        with httpx.Client(base_url="http://local", transport=httpx.HTTPTransport(uds=str(path))) as http:
+        with httpx.Client(base_url="http://local", transport=httpx.HTTPTransport(uds=str(path)), timeout=60.0) as http:
             wait_ready(http, child)
         yield path
 

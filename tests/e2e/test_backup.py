@@ -50,7 +50,10 @@ def test_a_running_gateway_is_backed_up_and_comes_back_elsewhere(tmp_path: Path,
     env = environment(tmp_path, GATEWAY_ADMIN_KEY=ADMIN)
     first, second, file = tmp_path / "data", tmp_path / "elsewhere", str(tmp_path / "backup.tar.gz")
 
-    with serving(write_config(tmp_path, **config), env) as gateway, httpx.Client(base_url=gateway.url) as client:
+    with (
+        serving(write_config(tmp_path, **config), env) as gateway,
+        httpx.Client(base_url=gateway.url, timeout=60.0) as client,
+    ):
         admin = {"authorization": f"Bearer {ADMIN}"}
         key = client.post("/admin/keys", json={"name": "kept"}, headers=admin).json()["key"]
         before = [ask(client, key) for _ in range(30)]
@@ -69,7 +72,7 @@ def test_a_running_gateway_is_backed_up_and_comes_back_elsewhere(tmp_path: Path,
     assert (again.returncode, "not empty" in again.stderr) == (1, True)
 
     moved = write_config(tmp_path, **config, data_dir=str(second))
-    with serving(moved, env) as gateway, httpx.Client(base_url=gateway.url) as client:
+    with serving(moved, env) as gateway, httpx.Client(base_url=gateway.url, timeout=60.0) as client:
         after = ask(client, key)
         until(lambda: {*before, after} <= rows(second))
 
@@ -82,7 +85,7 @@ def ask(client: httpx.Client, key: str) -> str:
 
 
 def keep_asking(url: str, key: str, over: threading.Event) -> None:
-    with httpx.Client(base_url=url) as client:
+    with httpx.Client(base_url=url, timeout=60.0) as client:
         while not over.is_set():
             ask(client, key)
 

@@ -293,7 +293,7 @@ class TestReport:
     def test_keys_are_made_in_the_redis_that_runs(self, served: Serving) -> None:
         key = fine(served.folder / "gateway.yaml", "keys", "create", "ci").strip()
         headers = {"authorization": f"Bearer {key}"}
-        until(lambda: httpx.get(f"{served.url}/v1/models", headers=headers).status_code == 200)
+        until(lambda: httpx.get(f"{served.url}/v1/models", headers=headers, timeout=60.0).status_code == 200)
 
     def test_rollups_that_are_wrong_are_found(self, served: Serving) -> None:
         import sqlite3

@@ -79,7 +79,7 @@ def test_the_paths_of_the_table_are_there(gateway: Serving) -> None:
     import httpx
 
     for path in ("/v1/models", "/dashboard", "/metrics", "/healthz", "/readyz"):
-        assert httpx.get(gateway.url + path).status_code == 200, path
-    assert httpx.get(gateway.url + "/admin/keys").status_code in (401, 403)
+        assert httpx.get(gateway.url + path, timeout=60.0).status_code == 200, path
+    assert httpx.get(gateway.url + "/admin/keys", timeout=60.0).status_code in (401, 403)
     for path in ("/v1/embeddings", "/v1/messages"):
-        assert httpx.post(gateway.url + path, json={}).status_code == 404
+        assert httpx.post(gateway.url + path, json={}, timeout=60.0).status_code == 404

@@ -94,7 +94,10 @@ def test_signing_in_as_an_admin(looked: Looked) -> None:
         f"{role}.1700000000.{subject}.{mark}",
         f"owner.{end}.{subject}.{mark}",
     ):
-        assert httpx.get(f"{looked.url}/dashboard/overview.json", cookies={COOKIE: forged}).status_code == 401
+        assert (
+            httpx.get(f"{looked.url}/dashboard/overview.json", cookies={COOKIE: forged}, timeout=60.0).status_code
+            == 401
+        )
 
 
 def test_another_sites_form_changes_nothing(looked: Looked, admin: httpx.Client) -> None:
@@ -127,11 +130,19 @@ def test_a_key_owner_sees_the_requests_of_that_key_only(looked: Looked) -> None:
         assert owner.get("/dashboard/policies").status_code == 404
         assert owner.post("/dashboard/policies/reload").status_code == 403
         bearer = {"authorization": f"Bearer {other}"}
-        assert httpx.get(f"{looked.url}/dashboard/overview.json", headers=bearer).json()["figures"]["requests"] == 0
+        assert (
+            httpx.get(f"{looked.url}/dashboard/overview.json", headers=bearer, timeout=60.0).json()["figures"][
+                "requests"
+            ]
+            == 0
+        )
         looked.thread.run(looked.gateway.admin("DELETE", f"/admin/keys/{key_id}"))
         until(lambda: owner.get("/dashboard/overview.json").status_code == 401)
     assert (
-        httpx.get(f"{looked.url}/dashboard/overview.json", headers={"authorization": "Bearer fg-no"}).status_code == 401
+        httpx.get(
+            f"{looked.url}/dashboard/overview.json", headers={"authorization": "Bearer fg-no"}, timeout=60.0
+        ).status_code
+        == 401
     )
 
 
@@ -289,10 +300,10 @@ def test_a_test_alert_is_an_admins_to_send(looked: Looked, admin: httpx.Client) 
 
 
 def test_static_files_are_sent_once(looked: Looked) -> None:
-    first = httpx.get(f"{looked.url}/dashboard/static/dashboard.css")
-    again = httpx.get(first.url, headers={"if-none-match": first.headers["etag"]})
+    first = httpx.get(f"{looked.url}/dashboard/static/dashboard.css", timeout=60.0)
+    again = httpx.get(first.url, headers={"if-none-match": first.headers["etag"]}, timeout=60.0)
     assert (first.status_code, again.status_code, again.content) == (200, 304, b"")
-    assert httpx.get(f"{looked.url}/dashboard/static/..%2fsession.py").status_code == 404
+    assert httpx.get(f"{looked.url}/dashboard/static/..%2fsession.py", timeout=60.0).status_code == 404
 
 
 def test_without_redis_and_without_books(tmp_path: Path) -> None:
@@ -305,7 +316,7 @@ def test_without_redis_and_without_books(tmp_path: Path) -> None:
             leftover.unlink()
         for maker in _makers():
             end(maker)
-        reply = httpx.get(f"{running.url}/dashboard/overview.json")
+        reply = httpx.get(f"{running.url}/dashboard/overview.json", timeout=60.0)
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "ledger_away")
         page = running.browser().get("/dashboard")
         assert (page.status_code, "cannot be read" in page.text) == (503, True)

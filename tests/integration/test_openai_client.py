@@ -43,7 +43,7 @@ class Wire:
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
-        self.client = httpx.AsyncClient(event_hooks={"request": [self._note]})
+        self.client = httpx.AsyncClient(event_hooks={"request": [self._note]}, timeout=60.0)
 
     async def _note(self, request: httpx.Request) -> None:
         self.sent.append(request.content)

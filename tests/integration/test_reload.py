@@ -205,7 +205,7 @@ async def test_every_worker_reloads(gate: Gateway) -> None:
         write(gate, BAD)
         assert (await reload(gate)).status_code == 400
 
-        async with httpx.AsyncClient(base_url=url) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=60.0) as client:
             body = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
             reply = await client.post("/v1/chat/completions", json=body)
             assert reply.headers["x-gateway-route"] == "everywhere"
@@ -214,7 +214,7 @@ async def test_every_worker_reloads(gate: Gateway) -> None:
 async def test_a_changed_file_is_noticed(gate: Gateway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("gateway.reload._POLL_S", 0.05)
     other = build_runtime(load(gate.folder / "gateway.yaml"))
-    async with serving(other) as (url, _), httpx.AsyncClient(base_url=url) as client:
+    async with serving(other) as (url, _), httpx.AsyncClient(base_url=url, timeout=60.0) as client:
         headers = {"authorization": f"Bearer {ADMIN}"}
 
         async def told() -> dict[str, Any]:

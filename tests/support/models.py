@@ -65,7 +65,7 @@ def served(kind: str, *arguments: str) -> Iterator[str]:
     """A model process on a TCP port, ready to answer. Yields its address, `http://127.0.0.1:PORT`."""
     port = free_port()
     with process(kind, *arguments, "--port", str(port)) as child:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60.0) as http:
             wait_ready(http, child)
         yield f"http://127.0.0.1:{port}"
 

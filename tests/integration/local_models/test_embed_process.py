@@ -73,7 +73,9 @@ def test_neither_padding_nor_neighbours_change_a_vector(client: openai.OpenAI) -
 
 
 def test_base64_holds_the_same_float32(client: openai.OpenAI, address: str) -> None:
-    reply = httpx.post(f"{address}/v1/embeddings", json={"input": SHORT, "encoding_format": "base64"}).json()
+    reply = httpx.post(
+        f"{address}/v1/embeddings", json={"input": SHORT, "encoding_format": "base64"}, timeout=60.0
+    ).json()
     raw = np.frombuffer(base64.b64decode(reply["data"][0]["embedding"]), "<f4")
     assert raw.shape == (384,)
     assert raw == pytest.approx(vectors(client, SHORT, encoding_format="float")[0], abs=1e-6)
@@ -134,7 +136,7 @@ def test_while_it_loads_it_says_so_and_it_ends_cleanly(tmp_path: Any) -> None:
     socket = tmp_path / "embed.sock"
     with (
         process("embed", "--model", str(embed_model()), "--name", "mine", "--uds", str(socket)) as child,
-        httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://model") as http,
+        httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://model", timeout=60.0) as http,
     ):
         assert 503 in wait_ready(http, child)
         reply = http.post("/v1/embeddings", json={"input": "a"}).json()

@@ -367,7 +367,7 @@ async def test_pipelined_requests_are_answered_in_order(up: Upstream) -> None:
 def test_raw_replies_come_byte_for_byte_whatever_was_asked() -> None:
     with Upstream.in_thread() as up:
         up.enqueue(Plan(raw=b"{ }"), Plan(raw=(b"one,", b"two,", b"three"), cut_after=2))
-        assert httpx.post(f"{up.url}/model/any/converse", json={}).content == b"{ }"
+        assert httpx.post(f"{up.url}/model/any/converse", json={}, timeout=60.0).content == b"{ }"
         seen: list[bytes] = []
         reached = f"{up.url}/gemini:streamGenerateContent?alt=sse"
         with pytest.raises(httpx.RemoteProtocolError), httpx.stream("POST", reached, json={}) as reply:
