@@ -205,7 +205,7 @@ class Books:
         settlement = Settlement(
             entry=entry,
             intent=admission is not None and admission.known,
-            charges=self._charges(visit, visit.model if visit.hit is None else ""),
+            charges=self._charges(visit, "" if visit.given else visit.model),
             rates=tuple((rate.name, rate.tpm > 0) for rate in visit.levels.rates if rate.tpm or rate.concurrency),
             tokens=entry.completion_tokens,
             store=store,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,6 +19,7 @@ from gateway import reply, storing
 from gateway.books import Reservation
 from gateway.budget.limits import Admission
 from gateway.cache import exact, replay
+from gateway.cache.coalesce import Coalescer
 from gateway.cache.keys import cache_context
 from gateway.errors import (
     CacheMiss,
@@ -28,14 +30,16 @@ from gateway.errors import (
     Unpriced,
     UpstreamBroken,
     UpstreamError,
+    UpstreamRefused,
 )
 from gateway.features import extract
-from gateway.types import CacheHit, Chunk, Decision, Where
+from gateway.types import CacheEntry, CacheHit, Chunk, Decision, Where
 from gateway.visit import Bill, Visit, bill, ledger_entry, route_name
 
 if TYPE_CHECKING:
     from gateway.backends.fleet import Answer, Fleet
     from gateway.books import Books
+    from gateway.cache.coalesce import Key, Listener, SharedCall
     from gateway.cache.semantic import SemanticCache
     from gateway.config import Settings
     from gateway.metrics import Metrics
@@ -47,11 +51,11 @@ if TYPE_CHECKING:
 
 _NOT_ALLOWED = "this key may not use it"
 _RESERVING_MAX = 4  # while others take what is left
+_FAILURES_SHARED = 2  # of the calls of others, before theirs is this request's own
 
 _NO_PRICE = "its price is not known (set `price` in gateway.yaml, or `unpriced: allow` in the policy)"
 
 Headers = list[tuple[str, str]]
-Rest = AsyncGenerator[Chunk, None]
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +105,7 @@ class Pipeline:
         self.books, self.semantic, self.metrics = books, semantic, metrics
         self._settled = settled
         self._expected = exact.Expected()
+        self.calls = Coalescer()
 
     async def answer(self, view: View, request: ChatRequest, principal: Principal) -> Reply:
         """Everything up to the first byte.
@@ -162,14 +167,64 @@ class Pipeline:
         context = visit.context
         if context is None or not _reads(visit):
             return False
-        return context in self._expected or (visit.policy.policy.cache.semantic and self.semantic.candidates(context))
+        if context in self._expected or self.calls.find(_shared_as(visit), visit.started) is not None:
+            return True
+        return visit.policy.policy.cache.semantic and self.semantic.candidates(context)
 
     async def _admitted(self, view: View, visit: Visit) -> Reply:
-        hit = await self._recall(view, visit)
-        if hit is not None:
-            visit.hit, visit.cache, visit.store = hit, hit.tier, False
-            visit.decision, visit.degraded = None, ""
-            return self._replay(view, visit, hit)
+        """Steps 5 to 8 are taken once for all who ask the same at a time: here it waits for what comes of them."""
+        entry = _stored(visit)
+        if entry is not None:
+            return self._replay(view, visit, CacheHit(entry=entry, tier="exact"))
+        while (call := self.calls.find(_shared_as(visit), visit.started)) is not None:
+            listener = call.listen()
+            if await self._follow(visit, listener):
+                break
+        else:
+            listener = await self._lead(view, visit)
+        if listener.call.hit is not None:
+            return self._replay(view, visit, listener.call.hit)
+        if not visit.request.stream:
+            return await self._plain(view, visit, listener)
+        return self._streamed(view, visit, self._headers(visit, None), self._stream(view, visit, listener))
+
+    async def _lead(self, view: View, visit: Visit) -> Listener:
+        """Begin the call that this request, and it alone, pays for."""
+        visit.pays = True
+        visit.listener = listener = self.calls.begin(
+            _shared_as(visit), lambda call: self._ask(view, visit, call), lambda: self._asked(view, visit)
+        )
+        await listener.ready()
+        return listener
+
+    async def _follow(self, visit: Visit, listener: Listener) -> bool:
+        """Wait for another's call. False: what it failed with was its own, or may pass; this request is to try itself.
+
+        What a target refuses it would refuse again.
+        """
+        visit.listener, began, call = listener, time.perf_counter(), listener.call
+        visit.cache = "coalesced"
+        try:
+            await listener.ready()
+        except UpstreamRefused:
+            raise
+        except GatewayError as error:
+            visit.failures_shared += isinstance(error, UpstreamError)
+            if visit.failures_shared > _FAILURES_SHARED:
+                raise
+            visit.cache, visit.listener = "miss", None
+            return False
+        finally:
+            visit.upstream_s += time.perf_counter() - began
+        visit.store, visit.decision = False, None
+        visit.model, visit.degraded = call.model, call.degraded
+        return True
+
+    async def _ask(self, view: View, visit: Visit, call: SharedCall) -> None:
+        """Steps 5 to 8, and what upstream says, in a task that the client of ``visit`` may leave behind."""
+        call.hit = await self._recall(view, visit)
+        if call.hit is not None:
+            return
         if visit.request.options.cache == "only-if-cached":
             raise CacheMiss("only-if-cached, and no stored answer fits")
         decision = await self._reserve(view, visit)
@@ -177,20 +232,17 @@ class Pipeline:
         visit.model = answer.model
         if answer.model in decision.last_resort:
             visit.degraded = visit.degraded or "hosted-failed"
-        if not visit.request.stream:
-            return await self._plain(view, visit, answer.first)
-        events = self._stream(view, visit, answer)
-        return self._streamed(view, visit, self._headers(visit, None), events, answer.rest)
+        call.model, call.degraded = visit.model, visit.degraded
+        async with aclosing(answer.rest):
+            async for chunk in _chain(answer.first, answer.rest):
+                visit.take(chunk)
+                await call.tell(chunk)
 
     def _streamed(
-        self, view: View, visit: Visit, headers: Headers, events: AsyncGenerator[bytes, None], rest: Rest | None = None
+        self, view: View, visit: Visit, headers: Headers, events: AsyncGenerator[bytes, None]
     ) -> Reply:
         async def left() -> None:
-            try:
-                if rest is not None:
-                    await rest.aclose()
-            finally:
-                self._leave(view, visit)
+            self._leave(view, visit)
 
         def complete() -> bool:
             return visit.status == "ok"
@@ -201,10 +253,6 @@ class Pipeline:
         """Step 5; the exact tier's answer came with admission."""
         if not _reads(visit) or visit.context is None:
             return None
-        stored = visit.admission.stored if visit.admission else None
-        entry = exact.decode(stored) if stored is not None else None
-        if entry is not None and visit.policy.policy.cache.exact:
-            return CacheHit(entry=entry, tier="exact")
         if not visit.policy.policy.cache.semantic or (visit.local_only and not view.embedder_local):
             return None
         hit, visit.vector = await self.semantic.recall(visit.context)
@@ -290,21 +338,26 @@ class Pipeline:
         finally:
             visit.upstream_s += time.perf_counter() - began
 
-    async def _plain(self, view: View, visit: Visit, chunk: Chunk) -> Reply:
+    async def _plain(self, view: View, visit: Visit, listener: Listener) -> Reply:
         """Step 9 for a plain reply: its costs are known before the body leaves."""
-        visit.take(chunk)
+        body = b""
+        async for chunk in listener.chunks():
+            if not visit.pays:
+                visit.take(chunk)
+            body = chunk.data
         await visit.count()
         amount = bill(visit, view.prices)
-        whole = Reply(self._headers(visit, amount), reply.with_costs(chunk.data, amount, visit.final_usage()))
+        whole = Reply(self._headers(visit, amount), reply.with_costs(body, amount, visit.final_usage()))
         self._settle(view, visit)
         return whole
 
-    async def _stream(self, view: View, visit: Visit, answer: Answer) -> AsyncGenerator[bytes, None]:
+    async def _stream(self, view: View, visit: Visit, listener: Listener) -> AsyncGenerator[bytes, None]:
         """Step 9 for a stream: pass on, learn, and end with the costs if the client asked for usage."""
         asked, last, reported = visit.request.include_usage, b"", b""
         try:
-            async for chunk in _chain(answer.first, answer.rest):
-                visit.take(chunk)
+            async for chunk in listener.chunks():
+                if not visit.pays:
+                    visit.take(chunk)
                 if chunk.usage is not None:
                     reported = chunk.data
                 if chunk.usage_only:
@@ -326,6 +379,8 @@ class Pipeline:
 
     def _replay(self, view: View, visit: Visit, hit: CacheHit) -> Reply:
         """A stored answer, in the form this client asked for."""
+        visit.hit, visit.cache, visit.store = hit, hit.tier, False
+        visit.decision, visit.degraded = None, ""
         amount = bill(visit, view.prices)
         headers = self._headers(visit, amount)
         if not visit.request.stream:
@@ -348,25 +403,43 @@ class Pipeline:
         self._settle(view, visit)
 
     def _leave(self, view: View, visit: Visit) -> None:
-        """The client has gone; a request that had not come to its end is settled as cancelled."""
-        if not visit.settled:
-            if visit.status == "ok":
-                visit.fail("cancelled", 499, "the client left")
+        """The client has gone; a request that had not come to its end is settled as cancelled.
+
+        Who pays for a call that others still listen to is settled when that is over.
+        """
+        if visit.settled:
+            return
+        if visit.listener is not None:
+            visit.listener.leave()
+            if visit.pays and not visit.listener.call.over:
+                visit.gone = True
+                return
+        visit.leave()
+        self._settle(view, visit)
+
+    def _asked(self, view: View, visit: Visit) -> None:
+        """The call is over, and whoever pays for it may have left before."""
+        if visit.gone and not visit.settled:
+            visit.leave()
             self._settle(view, visit)
 
     def _settle(self, view: View, visit: Visit) -> None:
         """Step 10, once, off the request's own task, so that nothing can cut it short."""
         if not visit.settled:
             visit.settled = True
+            if visit.listener is not None:
+                visit.listener.leave()
             self.books.spawn(self._settled_row(view, visit))
 
     async def _settled_row(self, view: View, visit: Visit) -> None:
         await visit.count()
         amount = bill(visit, view.prices)
         model = view.settings.model(visit.model)
-        provider = "cache" if visit.hit else (model.kind if model else "")
-        served: Where = "cache" if visit.hit else "none"
-        if visit.hit is None and visit.first_byte is not None and model is not None:
+        provider = "cache" if visit.given else (model.kind if model else "")
+        served: Where = "none"
+        if visit.given and (visit.hit is not None or visit.first_byte is not None):
+            served = "cache"
+        elif visit.first_byte is not None and model is not None:
             served = "local" if model.is_local else "hosted"
         entry = ledger_entry(visit, amount, provider=provider, served=served)
         store = storing.cache_write(visit, entry)
@@ -375,6 +448,8 @@ class Pipeline:
         self._settled(entry)
         self.metrics.observe(entry)
         await self.books.settle(visit, entry, store)
+        if visit.pays and visit.listener is not None:
+            visit.listener.call.settle()
         if store is not None and visit.context and self._learns(view, visit):
             await self.semantic.remember(visit.context, visit.vector)
 
@@ -430,6 +505,20 @@ def _permit(view: View, request: ChatRequest, principal: Principal, policy: str)
 
 def _reads(visit: Visit) -> bool:
     return visit.context is not None and visit.request.options.cache != "no-cache"
+
+
+def _stored(visit: Visit) -> CacheEntry | None:
+    """What the exact tier holds; it came with admission."""
+    stored = visit.admission.stored if visit.admission and _reads(visit) else None
+    return exact.decode(stored) if stored is not None and visit.policy.policy.cache.exact else None
+
+
+def _shared_as(visit: Visit) -> Key | None:
+    """What requests that may share a call have in common; None where this one asks for itself."""
+    request, context = visit.request, visit.context
+    if context is None or request.options.cache != "default" or request.logprobs or not visit.policy.policy.cache.exact:
+        return None
+    return context.exact, request.stream, request.options.deadline_ms
 
 
 def _unpriced(view: View, policy: CompiledPolicy, name: str) -> str | None:

@@ -86,6 +86,7 @@ class Runtime:
     async def close(self) -> None:
         """Finish what was begun, then let go of everything."""
         self.draining = True
+        await self.pipeline.calls.drain()
         await self.books.drain()
         await self._stop_tasks()
         with contextlib.suppress(RedisAway):

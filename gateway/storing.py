@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 def cache_write(visit: Visit, entry: LedgerEntry) -> CacheWrite | None:
     """What settling stores: a complete, clean answer of reported usage; else None."""
-    context = visit.context
-    if not visit.store or visit.status != "ok" or not visit.complete or context is None or visit.usage is None:
+    context, whole = visit.context, visit.status in ("ok", "cancelled") and visit.complete
+    if not visit.store or not whole or context is None or visit.usage is None:
         return None
     body = replay.fold(visit.kept, visit.usage) if visit.request.stream else visit.kept[0]
     if body is None or not replay.replayable(body):

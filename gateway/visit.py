@@ -32,6 +32,7 @@ from gateway.types import (
 if TYPE_CHECKING:
     from gateway.budget.limits import Admission
     from gateway.budget.reservations import Short
+    from gateway.cache.coalesce import Listener
     from gateway.cache.index import Vector
     from gateway.cache.keys import CacheContext
     from gateway.policy.compile import CompiledPolicy
@@ -60,6 +61,9 @@ class Visit:
         self.hit: CacheHit | None = None
         self.decision: Decision | None = None
         self.vector: Vector | None = None
+        self.listener: Listener | None = None
+        self.pays = self.gone = False
+        self.failures_shared = 0
         self.local_only = False
         self.store = False
         self.model = ""
@@ -119,6 +123,19 @@ class Visit:
 
     def fail(self, status: Status, http_status: int, error: str) -> None:
         self.status, self.http_status, self.error, self.store = status, http_status, error[:500], False
+
+    def leave(self) -> None:
+        """Its client has gone. What was whole by then may still be stored."""
+        whole = self.status == "ok" and self.complete and self.usage is not None
+        keep = self.store and whole
+        if self.status == "ok":
+            self.fail("cancelled", 499, "the client left")
+        self.store = keep
+
+    @property
+    def given(self) -> bool:
+        """Whether its answer was bought for another request: a stored one, or that of a call they share."""
+        return self.hit is not None or self.cache == "coalesced"
 
     async def count(self) -> None:
         """Count with a tokenizer, off the loop, what upstream did not report; ``final_usage`` then has it."""
@@ -200,12 +217,13 @@ def bill(visit: Visit, prices: PriceBook) -> Bill:
 
 def _bill(visit: Visit, prices: PriceBook) -> Bill:
     usage = visit.final_usage()
-    reference = visit.hit.entry.usage if visit.hit is not None else usage
-    if visit.hit is not None:
+    if visit.given:
+        reference = visit.hit.entry.usage if visit.hit is not None else usage
+        saves = visit.hit is not None or visit.status == "ok"
         return Bill(
             usage=msgspec.structs.replace(reference, source="none"),
             cost_nano=0,
-            baseline_nano=_baseline(visit, prices, reference, 0),
+            baseline_nano=_baseline(visit, prices, reference, 0) if saves else 0,
             price=None,
             unpriced=False,
         )
@@ -289,7 +307,7 @@ def route_name(visit: Visit) -> str:
     """The rule that decided; ``cache`` where none was asked."""
     if visit.decision is not None:
         return visit.decision.rule
-    return "cache" if visit.hit is not None else ""
+    return "cache" if visit.given else ""
 
 
 def _detail(visit: Visit, usage: Usage) -> dict[str, Any]:
