@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -32,6 +33,13 @@ def run(script: str, *arguments: str, **env: str) -> subprocess.CompletedProcess
     surroundings = os.environ | {"PYTHON": sys.executable, "LEDGER_URL": ""} | env
     command = ["sh", str(ROOT / "deploy" / script), *arguments]
     return subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)
+
+
+def typed(command: str, home: Path) -> subprocess.CompletedProcess[str]:
+    """As somebody types it who is in ``home``."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GATEWAY_", "LEDGER_URL"))}
+    env = kept | {"HOME": str(home)}
+    return subprocess.run(command, shell=True, cwd=home, env=env, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -75,6 +83,21 @@ def test_a_running_gateway_is_backed_up_and_comes_back_elsewhere(tmp_path: Path,
     with serving(moved, env) as gateway, httpx.Client(base_url=gateway.url, timeout=60.0) as client:
         after = ask(client, key)
         until(lambda: {*before, after} <= rows(second))
+
+
+async def test_the_commands_of_the_handbook_work_as_they_stand_there(tmp_path: Path) -> None:
+    block = (ROOT / "docs" / "operations.md").read_text().partition("```sh")[2].partition("```")[0]
+    commands = re.findall(r"^.*deploy/(?:backup|restore)\.sh .*$", block, re.MULTILINE)
+    data = tmp_path / ".local" / "share" / "farthing"
+    data.mkdir(parents=True)
+    store = SqlStore(f"sqlite+aiosqlite:///{data / 'ledger.sqlite3'}")
+    await store.migrate()
+    await store.append([entry("kept")])
+    await store.close()
+    (tmp_path / "deploy").symlink_to(ROOT / "deploy")
+    done = [typed(command, tmp_path) for command in commands]
+    assert [each.returncode for each in done] == [0, 0], done
+    assert rows(tmp_path / "farthing-restored") == {"kept"}
 
 
 def ask(client: httpx.Client, key: str) -> str:
