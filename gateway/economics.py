@@ -229,7 +229,8 @@ async def forecast(store: SqlStore, now_ms: int, where: Where | None = None) -> 
     since_ms, until_ms = month(now_ms)
     spent = (await store.totals(Period(since_ms, until_ms), where)).cost_nano
     today = now_ms - now_ms % DAY_MS
-    lately = await store.timeline(Period(today - FORECAST_DAYS * DAY_MS, today), None, where, step_ms=DAY_MS)
+    week = Period(today - FORECAST_DAYS * DAY_MS, today)
+    lately = await store.timeline(week, None, where, step_ms=DAY_MS, brief=True)
     points = lately.lines[0].points if lately.lines else ()
     began = next((number for number, point in enumerate(points) if point.requests), len(points))
     whole = points[began:]

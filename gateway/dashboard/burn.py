@@ -38,9 +38,8 @@ async def burn_down(store: SqlStore, budgets: Sequence[Mapping[str, Any]], now_m
         return None
     budget = max(drawable, key=lambda each: each["spent_nano"] / each["limit_nano"] / max(_elapsed(each, now_ms), 0.02))
     span = Span(budget["since_ms"], min(now_ms, budget["until_ms"]))
-    found = await store.timeline(
-        span, None, budget["where"], step_ms=HOUR_MS if _window(budget) <= 2 * DAY_MS else None
-    )
+    step_ms = HOUR_MS if _window(budget) <= 2 * DAY_MS else None
+    found = await store.timeline(span, None, budget["where"], step_ms=step_ms, brief=True)
     return _drawn(budget, found, now_ms)
 
 

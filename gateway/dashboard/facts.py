@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.runtime import Runtime
 
 _REDIS_S = 2.0
+_BOOKS = "gateway.ledger.store"
 
 
 class Facts:
@@ -94,6 +97,8 @@ class Facts:
         return []
 
     async def _story(self, visitor: Visitor, request_id: str) -> dict[str, Any] | None:
+        if _BOOKS not in sys.modules:  # half a second of imports, which requests must not wait for
+            await asyncio.to_thread(importlib.import_module, _BOOKS)
         entry = await self._runtime.find(request_id)
         if entry is None or visitor.key_id not in ("", entry.key_id):
             return None

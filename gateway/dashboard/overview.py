@@ -29,7 +29,7 @@ async def overview(ask: Ask) -> Page:
     store, span, own = ask.store, ask.span, ask.own
     total = await store.totals(span, own)
     before = await store.totals(Span(*ask.period.before()), own)
-    over_time = await store.timeline(span, "model", own, limit=charts.SERIES_MAX)
+    over_time = await store.timeline(span, "model", own, limit=charts.SERIES_MAX, brief=True)
     served = await store.breakdown(span, "served", own)
     ahead = await economics.forecast(store, ask.now_ms, own)
     machines = await _machines(ask)
@@ -144,10 +144,10 @@ def _times_table(total: Measures) -> Table:
     columns = (
         Column("name", "Time to"),
         *(Column(f"{rank}_ms", rank, "duration") for rank in ("p50", "p95", "p99")),
-        Column("under_100", "under 100 ms", "share"),
-        Column("under_300", "under 300 ms", "share"),
+        Column("under_100", "< 100 ms", "share"),
+        Column("under_300", "< 300 ms", "share"),
     )
-    rows = [_times("the first token", total.ttft_ms), _times("the last token", total.latency_ms)]
+    rows = [_times("first token", total.ttft_ms), _times("last token", total.latency_ms)]
     return Table("latency", "Latency", columns, rows)
 
 

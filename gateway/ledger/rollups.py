@@ -2,7 +2,7 @@
 
 A *cut* is a set of dimensions that rollups are kept by: one for each question a page asks at a glance, so that its
 answer is a handful of cells however many rows there are, and ``every`` with all of them, for questions that combine
-some. A *series* is one combination of values of a cut's dimensions; organisation and team belong to each.
+some. A *series* is one combination of values of a cut's dimensions; organisation and team belong to nearly each.
 """
 
 from __future__ import annotations
@@ -34,25 +34,27 @@ COUNTERS = (
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Dimensions kept together beside organisation and team. ``number`` is what the tables know it by."""
+    """Dimensions kept together beside those of ``owners``. ``number`` is what the tables know it by."""
 
     number: int
     own: tuple[str, ...]
     daily_only: bool = False
+    owners: tuple[str, ...] = OWNERS
 
     @property
     def names(self) -> tuple[str, ...]:
-        return (*OWNERS, *self.own)
+        return (*self.owners, *self.own)
 
 
 EVERY = Cut(0, COMBINED[2:])
 ALL = Cut(1, ())
 SINGLE = tuple(Cut(2 + index, (name,)) for index, name in enumerate(COMBINED[2:]))
 WITHOUT_KEY = Cut(9, COMBINED[3:])
+WITHOUT_TEAM = Cut(24, COMBINED[3:], owners=OWNERS[:1])
 PROJECT, TAG, END_USER = Cut(20, ("project",)), Cut(21, ("tag",)), Cut(22, ("end_user",), daily_only=True)
 WITH_USER = Cut(23, (), daily_only=True)
 """All requests that name an end user: what those of the first few leave over is read from here, not added up."""
-CUTS = (ALL, *SINGLE, PROJECT, TAG, END_USER, WITHOUT_KEY, EVERY, WITH_USER)
+CUTS = (ALL, *SINGLE, PROJECT, TAG, END_USER, WITHOUT_TEAM, WITHOUT_KEY, EVERY, WITH_USER)
 """The narrowest first: the first that has all dimensions of a question answers it."""
 
 FACTS = (

@@ -28,7 +28,7 @@ from sqlalchemy import (
     Text,
 )
 
-from gateway.ledger.rollups import COUNTERS, DIMENSIONS
+from gateway.ledger.rollups import COMBINED, COUNTERS, DIMENSIONS, END_USER
 from gateway.types import LedgerEntry
 
 metadata = MetaData()
@@ -119,6 +119,7 @@ series = Table(
     Column("cut", SmallInteger, nullable=False),
     *_text(*DIMENSIONS),
     *(Index(f"series_{name}", "cut", name) for name in ("key_id", "tag", "end_user")),
+    Index("series_combined", "cut", *COMBINED),
 )
 
 
@@ -138,6 +139,15 @@ def _rollup(name: str) -> Table:
 
 rollup_hour = _rollup("rollup_hour")
 rollup_day = _rollup("rollup_day")
+_OF_END_USERS = rollup_day.c.cut == sa.literal_column(str(END_USER.number))
+RANKED = ("requests", "errors", "cost_nano", "saved_nano", "prompt_tokens", "completion_tokens")
+"""What the first of many are chosen by: of end users these are read from an index, one user after another."""
+Index(
+    "rollup_day_end_user",
+    *(rollup_day.c[name] for name in ("series", "start_ms", *RANKED)),
+    sqlite_where=_OF_END_USERS,
+    postgresql_where=_OF_END_USERS,
+)
 
 contents = Table(
     "contents",

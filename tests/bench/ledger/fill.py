@@ -1,6 +1,6 @@
-"""Books as a company's would be: teams with keys, keys with users and habits, quiet nights and weekends.
+"""Books as a company's would be: teams with keys, keys with users and habits, quiet nights.
 
-The last week is written as the writer writes; the weeks before are copies of it, made in the database, rollups too.
+The last days are written as the writer writes; those before are copies of them, made in the database, rollups too.
 SQLite is hurried meanwhile: nothing is flushed to disk, and the indexes come last.
 """
 
@@ -25,10 +25,11 @@ from gateway.ledger.tables import ledger, rollup_day, rollup_hour
 from gateway.types import LedgerEntry, Status, Where
 
 A_DAY = 111_111
-"""Requests a day, on the average of a week: ten million in 90 days."""
+"""Requests a day: ten million in 90 days."""
+WRITTEN = 3
+"""Days that are written; the others are copied."""
 TEAMS, KEYS_EACH, USERS_EACH, TAGS, MODELS = 20, 15, 70, 40, 12
 BATCH = 20_000
-_WEEK = 7
 _HURRY = ("journal_mode=OFF", "synchronous=OFF", "secure_delete=OFF", "cache_size=-400000")
 _RULES = ("easy", "tools", "hard", "stays-here", "long", "code", "vision", "cheap")
 _STATUSES: tuple[Status, ...] = ("ok",) * 96 + ("error", "cancelled", "cancelled", "incomplete")
@@ -72,10 +73,9 @@ def entries(since_ms: int, until_ms: int, chance: random.Random) -> Iterator[Led
 
 
 def _busy(hour_ms: int) -> float:
-    """The share of a mean day's requests that falls into an hour: most after noon, fewer on two days of seven."""
-    day = 0.5 if hour_ms // DAY_MS % _WEEK < 2 else 1.2
+    """The share of a day's requests that falls into an hour: most after noon."""
     bumps = [0.2 + math.exp(-(((hour - 13) / 4) ** 2)) for hour in range(24)]
-    return day * bumps[hour_ms % DAY_MS // HOUR_MS] / sum(bumps)
+    return bumps[hour_ms % DAY_MS // HOUR_MS] / sum(bumps)
 
 
 def _entry(number: int, ts_ms: int, chance: random.Random) -> LedgerEntry:
@@ -83,7 +83,7 @@ def _entry(number: int, ts_ms: int, chance: random.Random) -> LedgerEntry:
     at = (team + key + int(chance.random() ** 3 * 4)) % MODELS
     served: Where = "local" if at < 2 else "hosted"
     model, price = f"{'local' if at < 2 else 'model'}-{at}", (0 if at < 2 else 12_000 * at)
-    hit, rule = chance.random() < 0.2, _RULES[(key + int(chance.random() * 3)) % len(_RULES)]
+    hit, rule = chance.random() < 0.2, _RULES[(key + int(chance.random() ** 3 * 3)) % len(_RULES)]
     status: Status = "ok" if hit else _STATUSES[int(chance.random() * 100)]
     prompt, completion = chance.randrange(20, 1500), chance.randrange(1, 500)
     cost = 0 if hit else (prompt + 4 * completion) * price // 1000
@@ -134,7 +134,7 @@ async def fill(url: str, days: int, until_ms: int, tell: Tell) -> Filled:
     await store.close()
     with _hurried(SqlStore(url)) as store:
         today = until_ms - until_ms % DAY_MS
-        written, spent = await _written(store, today - min(days, _WEEK) * DAY_MS, until_ms, tell)
+        written, spent = await _written(store, today - min(days, WRITTEN) * DAY_MS, until_ms, tell)
         await store._write(_copies, days, today, tell)
         await store.close()
     store = SqlStore.reader(url)
@@ -178,12 +178,12 @@ async def _written(store: SqlStore, since_ms: int, until_ms: int, tell: Tell) ->
 
 
 def _copies(connection: Connection, days: int, today: int, tell: Tell) -> None:
-    """The week before ``today`` again and again, further and further back."""
-    since, span = today - days * DAY_MS, min(days, _WEEK) * DAY_MS
+    """The days before ``today`` again and again, further and further back."""
+    since, span = today - days * DAY_MS, min(days, WRITTEN) * DAY_MS
     columns = {table.name: ", ".join(table.c.keys()) for table in (ledger, rollup_hour, rollup_day)}
     for name, times in (("ledger", "ts_ms"), ("rollup_hour", "start_ms"), ("rollup_day", "start_ms")):
         connection.exec_driver_sql(
-            f"CREATE TEMPORARY TABLE week_{name} AS SELECT {columns[name]} FROM {name}"
+            f"CREATE TEMPORARY TABLE copied_{name} AS SELECT {columns[name]} FROM {name}"
             f" WHERE {times} >= {today - span} AND {times} < {today}"
         )
     wanted = {months.month_of(day) for day in range(since, today, DAY_MS)}
@@ -197,11 +197,11 @@ def _copies(connection: Connection, days: int, today: int, tell: Tell) -> None:
             where = f"ts_ms >= {max(begin, since) + back} AND ts_ms < {end + back}"
             into = f"INSERT INTO {month} ({columns['ledger']})"
             given_then = given.replace("ts_ms", f"ts_ms - {back}", 1)
-            connection.exec_driver_sql(f"{into} SELECT {given_then} FROM week_ledger WHERE {where}")
+            connection.exec_driver_sql(f"{into} SELECT {given_then} FROM copied_ledger WHERE {where}")
         for name in ("rollup_hour", "rollup_day"):
             given_then = columns[name].replace("start_ms", f"start_ms - {back}")
             connection.exec_driver_sql(
-                f"INSERT INTO {name} ({columns[name]}) SELECT {given_then} FROM week_{name}"
+                f"INSERT INTO {name} ({columns[name]}) SELECT {given_then} FROM copied_{name}"
                 f" WHERE start_ms >= {since + back} ORDER BY cut, start_ms, series"
             )
         tell("copying", (back + span) / (days * DAY_MS))
