@@ -16,12 +16,15 @@ from gateway.config import Settings, load
 from gateway.errors import ConfigError
 from gateway.pipeline import View
 from gateway.policy.cases import run_cases
-from gateway.policy.loader import load_policies
+from gateway.policy.history import History, read_files, write_files
+from gateway.policy.loader import PolicySet, compile_documents, load_policies
 from gateway.policy.scorer import RuleScorer
 from gateway.pricing import PriceBook
+from gateway.yamlfile import Document
 
 if TYPE_CHECKING:
     from gateway.metrics import Metrics
+    from gateway.policy.compile import CompiledPolicy
     from gateway.runtime import Runtime
 
 _POLL_S = 1.0
@@ -39,9 +42,7 @@ def build_view(settings: Settings, metrics: Metrics, previous: View | None = Non
     policies = load_policies(
         settings, settings.config.models, prices=prices, on_error=lambda rule, _: metrics.cel_error(rule)
     )
-    for result in run_cases(settings.policies_dir / "cases", policies):
-        if not result.passed:
-            raise ConfigError(f"case '{result.name}' fails: {result.reason}", file=str(result.file), line=result.line)
+    _pass_cases(settings, policies)
     rules = {rule.name for name in policies.names if (policy := policies.get(name)) for rule in policy.rules}
     metrics.configured([model.name for model in settings.config.models], rules)
     embedder = settings.config.embedder
@@ -57,12 +58,19 @@ def build_view(settings: Settings, metrics: Metrics, previous: View | None = Non
     )
 
 
+def _pass_cases(settings: Settings, policies: PolicySet) -> None:
+    for result in run_cases(settings.policies_dir / "cases", policies):
+        if not result.passed:
+            raise ConfigError(f"case '{result.name}' fails: {result.reason}", file=str(result.file), line=result.line)
+
+
 class Reloader:
     """Reloads a worker: when told to, and when a file has changed."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self.error: ConfigError | None = None
+        self.history = History(runtime.view.settings.data_dir / "policies-history")
         self._seen = self._stamp()
         self._lock = asyncio.Lock()
         self._drains: set[asyncio.Task[None]] = set()
@@ -85,11 +93,42 @@ class Reloader:
                 raise
             self.error = None
             self._runtime.view = view
+            await asyncio.to_thread(self.record)
             view.fleet.resume()
             _log.info("reloaded", policies=[policy.label for policy in view.policies.policies.values()])
             drain = asyncio.create_task(old.fleet.close(_DRAIN_S))
             self._drains.add(drain)
             drain.add_done_callback(self._drains.discard)
+
+    def record(self) -> None:
+        """Put what is in force into the history; a data folder that cannot be written costs only that."""
+        view = self._runtime.view
+        labels = tuple(policy.label for policy in view.policies.policies.values())
+        try:
+            self.history.record(read_files(view.settings.policies_dir), labels)
+        except (OSError, UnicodeDecodeError) as error:
+            _log.warning("the history of policies was not written", reason=str(error))
+
+    async def roll_back(self, version_id: str) -> None:
+        """Put the files of an earlier version back and reload everywhere. Where that fails, the files stay.
+
+        Raises:
+            NotFound: there is no such version.
+            ConfigError: it no longer fits gateway.yaml, or the folder cannot be written.
+            redis.RedisError, OSError: the other workers could not be told.
+        """
+        folder = self._runtime.view.settings.policies_dir
+        version = await asyncio.to_thread(self.history.get, version_id)
+        now = await asyncio.to_thread(read_files, folder)
+        try:
+            await asyncio.to_thread(write_files, folder, version.files)
+        except OSError as error:
+            raise ConfigError(f"the policies cannot be written: {error}", file=str(folder)) from None
+        try:
+            await self.everywhere()
+        except ConfigError:
+            await asyncio.to_thread(write_files, folder, now)
+            raise
 
     async def everywhere(self) -> None:
         """Reload here, then tell the other workers to.
@@ -100,6 +139,21 @@ class Reloader:
         """
         await self.reload()
         await self._runtime.redis.xadd(self._runtime.keys.events, {"reload": self._runtime.worker})
+
+    def try_out(self, text: str) -> CompiledPolicy:
+        """The policy in ``text``, compiled against what is configured and tried on the cases of its name.
+
+        Raises:
+            ConfigError
+        """
+        view = self._runtime.view
+        beside = sorted(view.settings.policies_dir.glob("*.yaml"))
+        document = Document(text, "policy.yaml")
+        found = compile_documents([document], view.settings.config.models, view.prices, beside=beside)
+        (policy,) = found.values()
+        policies = PolicySet({**view.policies.policies, policy.name: policy}, view.policies.default)
+        _pass_cases(view.settings, policies)
+        return policy
 
     def _build(self, old: View) -> View:
         settings = load(old.settings.file or None)
@@ -112,6 +166,7 @@ class Reloader:
 
     async def watch(self) -> None:
         """Reload when gateway.yaml or a policy file changes. Runs until cancelled."""
+        await asyncio.to_thread(self.record)
         while True:
             await asyncio.sleep(_POLL_S)
             if await asyncio.to_thread(self._stamp) != self._seen:

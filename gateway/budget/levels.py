@@ -31,6 +31,7 @@ class Account(NamedTuple):
     """One budget's money in one window. ``name`` is that of its counters: the budget, the subject, the window.
 
     ``slice`` numbers the step of a rolling window, '' for others. ``alerts``: nano-dollars, comma-separated.
+    ``limit_nano``: all of it; 0 where that does not matter.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Account(NamedTuple):
     slice: str = ""
     slice_ms: int = 0
     alerts: str = ""
+    limit_nano: int = 0
 
 
 class Levels(NamedTuple):
@@ -160,8 +162,9 @@ class _Counted:
         budget, name = self.budget, self._name(subject)
         label = budget.label if budget.subject != EACH else f"{budget.label} for '{subject}'"
         common: dict[str, Any] = {"budget": budget.id, "subject": subject, "label": label, "hard": budget.hard}
+        common |= {"alerts": self._alerts, "limit_nano": budget.limit_nano or 0}
         if budget.window == windows.TOTAL:
-            return Account(name, **common, since_ms=0, until_ms=None, alerts=self._alerts)
+            return Account(name, **common, since_ms=0, until_ms=None)
         if self._rolling_ms:
             width = windows.slice_ms(self._rolling_ms)
             since, number = at_ms - self._rolling_ms, str(at_ms // width)
@@ -172,7 +175,7 @@ class _Counted:
         if not span.since_ms <= at_ms < (span.until_ms or 0):
             span = self._span = windows.calendar(budget.window, budget.time_zone, at_ms)
         since = span.since_ms
-        return Account(f"{name}@{since}", **common, since_ms=since, until_ms=span.until_ms, alerts=self._alerts)
+        return Account(f"{name}@{since}", **common, since_ms=since, until_ms=span.until_ms)
 
     def _name(self, subject: str) -> str:
         """Safe in a list of names: ids are, what people call things need not be."""

@@ -47,12 +47,13 @@ def _configured(chosen: Settings) -> PolicySet:
 
 def _only(chosen: Settings, files: list[Path]) -> PolicySet:
     """These files alone, whatever folder they are in, against the configured models."""
-    from gateway.policy.loader import PolicySet, compile_files
+    from gateway.policy.loader import PolicySet, compile_documents
     from gateway.pricing import PriceBook
+    from gateway.yamlfile import Document
 
     models, folders = chosen.config.models, [*(file.parent for file in files), chosen.policies_dir]
     beside = [path for folder in dict.fromkeys(folders) for path in sorted(folder.glob("*.yaml")) if path not in files]
-    found = compile_files(files, models, PriceBook.load(models), beside=beside)
+    found = compile_documents(map(Document.read, files), models, PriceBook.load(models), beside=beside)
     return PolicySet(found, next(iter(found)))
 
 

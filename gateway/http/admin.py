@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _BODY_MAX = 64 * 1024
+_POLICY_MAX = 1024 * 1024
 
 
 class Admin:
@@ -76,16 +78,39 @@ class Admin:
     async def reload(self, request: Request) -> Response:
         """Read gateway.yaml and the policies again, on every worker. 400 with file and line if they are wrong."""
         await require_role(self._runtime, request.scope)
+        return await self._changed(self._reloader.everywhere())
+
+    async def history(self, request: Request) -> Response:
+        """The versions of the policies that were in force, the newest first, each with its files."""
+        await require_role(self._runtime, request.scope)
+        versions = await asyncio.to_thread(self._reloader.history.versions)
+        return JSONResponse({"object": "list", "data": msgspec.to_builtins(versions)})
+
+    async def roll_back(self, request: Request) -> Response:
+        """``{"version": ID}``: put the files of an earlier version back, on every worker."""
+        await require_role(self._runtime, request.scope)
+        version = (await read_json(request)).get("version")
+        if not isinstance(version, str):
+            raise InvalidRequest("'version' is required: an id of /admin/policies/history", param="version")
+        return await self._changed(self._reloader.roll_back(version))
+
+    async def validate(self, request: Request) -> Response:
+        """``{"policy": YAML}``: what a reload would say of it. Nothing changes."""
+        await require_role(self._runtime, request.scope)
+        text = (await read_json(request, _POLICY_MAX)).get("policy")
+        if not isinstance(text, str):
+            raise InvalidRequest("'policy' is required: the text of a policy file", param="policy")
         try:
-            await keeping(self._reloader.everywhere())
+            policy = await asyncio.to_thread(self._reloader.try_out, text)
         except ConfigError as error:
-            body = {
-                "message": str(error),
-                "type": "invalid_request_error",
-                "param": error.path,
-                "code": "invalid_config",
-            }
-            return JSONResponse({"error": body | {"file": error.file, "line": error.line}}, status_code=400)
+            return _wrong(error)
+        return JSONResponse({"policy": policy.label, "warnings": list(policy.warnings)})
+
+    async def _changed(self, work: Awaitable[None]) -> Response:
+        try:
+            await keeping(work)
+        except ConfigError as error:
+            return _wrong(error)
         return JSONResponse(self._shown())
 
     async def alerts(self, request: Request) -> Response:
@@ -116,6 +141,11 @@ class Admin:
             "loaded_ms": view.loaded_ms,
             "last_error": None if error is None else str(error),
         }
+
+
+def _wrong(error: ConfigError) -> Response:
+    body = {"message": str(error), "type": "invalid_request_error", "param": error.path, "code": "invalid_config"}
+    return JSONResponse({"error": body | {"file": error.file, "line": error.line}}, status_code=400)
 
 
 def sees_all(principal: Principal) -> bool:

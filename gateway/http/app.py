@@ -71,6 +71,9 @@ def _rest(runtime: Runtime) -> Starlette:
         Route("/admin/alerts/test", admin.alerts, methods=["POST"]),
         Route("/admin/policies", admin.policies),
         Route("/admin/policies/reload", admin.reload, methods=["POST"]),
+        Route("/admin/policies/validate", admin.validate, methods=["POST"]),
+        Route("/admin/policies/rollback", admin.roll_back, methods=["POST"]),
+        Route("/admin/policies/history", admin.history),
         *Definitions(runtime).routes(),
         *dashboard.routes(),
     ]

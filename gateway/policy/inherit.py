@@ -6,7 +6,7 @@ not use itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,27 +27,28 @@ class Found:
     origins: tuple[Origin, ...]
 
 
-def inherited(files: Sequence[Path], beside: Sequence[Path] = ()) -> dict[str, Found]:
+def inherited(documents: Iterable[Document], beside: Sequence[Path] = ()) -> dict[str, Found]:
     """The policies of these files by name. ``beside``: files whose policies they may extend as well.
 
     Raises:
         ConfigError: a file is wrong, two policies have one name, or one extends what is not there or itself.
     """
     written: dict[str, Found] = {}
-    for path in files:
-        found = _read(path)
+    for document in documents:
+        found = _found(document)
         if found.policy.name in written:
             other = written[found.policy.name].document.file
             raise found.document.error(f"policy '{found.policy.name}' is already defined in {other}", "", "name")
         written[found.policy.name] = found
     if any(found.policy.extends not in (None, *written) for found in written.values()):
-        written = {found.policy.name: found for found in map(_read, beside)} | written
-    own = {str(path) for path in files}
-    return {name: _whole(found, written, (name,)) for name, found in written.items() if found.document.file in own}
+        others = (_found(Document.read(path)) for path in beside)
+        known = {found.policy.name: found for found in others} | written
+    else:
+        known = written
+    return {name: _whole(found, known, (name,)) for name, found in written.items()}
 
 
-def _read(path: Path) -> Found:
-    document = Document.read(path)
+def _found(document: Document) -> Found:
     policy = read_policy(document)
     origins = tuple(Origin(document, f".rules[{index}]") for index in range(len(policy.rules)))
     return Found(policy, document, origins)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from gateway.policy.compile import CompiledPolicy, compile_policy, unmetered
 from gateway.policy.engine import OnError
 from gateway.policy.inherit import inherited
 from gateway.pricing import PriceBook
+from gateway.yamlfile import Document
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def load_policies(
     """
     known = settings.config.models if models is None else models
     files = sorted(settings.policies_dir.glob("*.yaml"))
-    policies = compile_files(files, known, prices or PriceBook.load(known), on_error)
+    policies = compile_documents(map(Document.read, files), known, prices or PriceBook.load(known), on_error)
     default = settings.config.policies.default
     if default not in policies:
         found = ", ".join(policies) or "none"
@@ -57,19 +58,19 @@ def load_policies(
     return PolicySet(policies, default)
 
 
-def compile_files(
-    files: Sequence[Path],
+def compile_documents(
+    documents: Iterable[Document],
     models: Sequence[ModelConfig],
     prices: PriceBook,
     on_error: OnError = unmetered,
     beside: Sequence[Path] = (),
 ) -> dict[str, CompiledPolicy]:
-    """The policies of these files by name, each with what it inherits from the others, or from those ``beside``.
+    """The policies in these files by name, each with what it inherits from the others, or from those ``beside``.
 
     Raises:
         ConfigError: one of them is wrong, or two have one name.
     """
     return {
         name: compile_policy(found.policy, found.document, models, prices, on_error, found.origins)
-        for name, found in inherited(files, beside).items()
+        for name, found in inherited(documents, beside).items()
     }

@@ -269,3 +269,62 @@ def worker(folder: Path) -> subprocess.Popen[str]:
         return subprocess.Popen(
             command, pass_fds=[fd], env=os.environ | ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
+
+
+class TestHistory:
+    async def versions(self, gate: Gateway) -> list[dict[str, Any]]:
+        reply = await gate.admin("GET", "/admin/policies/history")
+        listed: list[dict[str, Any]] = reply.json()["data"]
+        return listed
+
+    async def test_an_earlier_version_is_put_back_with_its_files(self, gate: Gateway) -> None:
+        file = write(gate, policy("good"))
+        assert (await reload(gate)).status_code == 200
+        good = (await self.versions(gate))[0]
+        write(gate, policy("worse"))
+        assert (await reload(gate)).status_code == 200
+        assert await rule(gate) == "worse"
+        reply = await gate.admin("POST", "/admin/policies/rollback", json={"version": good["id"]})
+        assert reply.status_code == 200
+        assert await rule(gate) == "good"
+        assert file.read_text() == policy("good")
+        assert (await self.versions(gate))[0]["id"] == good["id"]
+
+    async def test_a_version_that_no_longer_fits_changes_nothing(self, gate: Gateway) -> None:
+        write(gate, policy("first"))
+        await reload(gate)
+        first = (await self.versions(gate))[0]
+        write(gate, policy("second"))
+        await reload(gate)
+        cases = gate.folder / "policies" / "cases"
+        history = gate.folder / "data" / "policies-history" / f"{first['id']}.json"
+        history.write_text(history.read_text().replace("first", "fi rst"))
+        reply = await gate.admin("POST", "/admin/policies/rollback", json={"version": first["id"]})
+        assert reply.status_code == 400
+        assert not cases.exists()
+        assert (gate.folder / "policies" / "default.yaml").read_text() == policy("second")
+        assert await rule(gate) == "second"
+
+    async def test_an_unknown_version_is_404(self, gate: Gateway) -> None:
+        reply = await gate.admin("POST", "/admin/policies/rollback", json={"version": "0" * 12})
+        assert (reply.status_code, reply.json()["error"]["code"]) == (404, "unknown_version")
+        assert (await gate.admin("POST", "/admin/policies/rollback", json={})).status_code == 400
+
+
+class TestValidate:
+    async def test_a_right_policy_is_named_and_nothing_changes(self, gate: Gateway) -> None:
+        text = "name: default\nbaseline: nobody\nrules:\n  - {name: other, use: [big]}\n"
+        reply = await gate.admin("POST", "/admin/policies/validate", json={"policy": text})
+        assert reply.json()["policy"].startswith("default@")
+        assert "baseline 'nobody' is not a model of gateway.yaml" in reply.json()["warnings"][0]
+        assert await rule(gate) != "other"
+
+    async def test_a_wrong_one_is_told_with_its_line(self, gate: Gateway) -> None:
+        reply = await gate.admin("POST", "/admin/policies/validate", json={"policy": BAD})
+        assert reply.status_code == 400
+        assert reply.json()["error"]["line"] == 4
+        assert (await gate.admin("POST", "/admin/policies/validate", json={"policy": 3})).status_code == 400
+
+    async def test_it_may_extend_what_is_there(self, gate: Gateway) -> None:
+        text = "name: child\nextends: default\ncache: {ttl: 1h}\n"
+        assert (await gate.admin("POST", "/admin/policies/validate", json={"policy": text})).status_code == 200

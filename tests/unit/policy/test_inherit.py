@@ -9,8 +9,9 @@ import pytest
 from gateway.config import DEFAULT_MODELS
 from gateway.errors import ConfigError
 from gateway.policy.compile import CompiledPolicy
-from gateway.policy.loader import compile_files
+from gateway.policy.loader import compile_documents
 from gateway.pricing import PriceBook
+from gateway.yamlfile import Document
 from tests.unit.policy.support import decide
 
 BASE = """
@@ -31,7 +32,7 @@ def compiled(folder: Path, beside: str = "", **policies: str) -> dict[str, Compi
     if beside:
         (folder / "beside.yaml").write_text(beside)
         others = [folder / "beside.yaml"]
-    return compile_files(files, DEFAULT_MODELS, PriceBook.load(DEFAULT_MODELS), beside=others)
+    return compile_documents(map(Document.read, files), DEFAULT_MODELS, PriceBook.load(DEFAULT_MODELS), beside=others)
 
 
 def test_a_policy_says_only_what_is_different(tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""What a decision is given of the world, and what of it the call has to keep."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.policy.situation import Situation
+from gateway.types import Usage
+
+if TYPE_CHECKING:
+    from gateway.budget.limits import Admission
+    from gateway.pipeline import View
+    from gateway.types import ChatRequest, Decision
+    from gateway.visit import Visit
+
+# Of an answer whose length nobody knows: about what chat traffic has (Azure's public traces, median 129 to 211).
+_LIKELY_TOKENS = 200
+
+
+def situation_of(view: View, visit: Visit) -> Situation:
+    """The world as this request finds it."""
+    request, features, prices = visit.request, visit.features, view.prices
+    options, principal = request.options, visit.principal
+
+    def worst(name: str) -> int | None:
+        if prices.price(name, visit.ts_ms) is None:
+            return None
+        tokens = features.max_tokens * max(1, request.n)
+        return prices.worst_case_nano(name, features.prompt_tokens, tokens, tier=visit.tier, at_ms=visit.ts_ms)
+
+    def likely(name: str) -> int | None:
+        if prices.price(name, visit.ts_ms) is None:
+            return None
+        model = view.settings.model(name)
+        busy_s = _likely_busy_s(features.prompt_tokens) if model is not None and model.is_local else None
+        tokens = min(features.max_tokens, _LIKELY_TOKENS)
+        usage = Usage(prompt_tokens=features.prompt_tokens, completion_tokens=tokens, busy_s=busy_s)
+        return prices.cost_nano(name, usage, visit.ts_ms)
+
+    return Situation(
+        now_ms=visit.ts_ms,
+        budget_left=budget_left(visit.admission),
+        deadline_ms=options.deadline_ms,
+        live=lambda name: view.fleet.live(name, stream=request.stream),
+        worst_nano=worst,
+        likely_nano=likely,
+        identities={
+            "request": request.id,
+            "session": options.session or request.user or principal.key_id,
+            "user": request.user or principal.key_id,
+            "key": principal.key_id,
+        },
+    )
+
+
+def budget_left(admission: Admission | None) -> float:
+    """The share that is left of the tightest budget of an admitted request; 1 where it has none."""
+    shares = [
+        max(0.0, nano / account.limit_nano)
+        for account, nano in (admission.left if admission else ())
+        if account.limit_nano
+    ]
+    return min(shares, default=1.0)
+
+
+def with_params(request: ChatRequest, decision: Decision) -> ChatRequest:
+    """The request with the rule's fields instead of the client's."""
+    if not decision.params:
+        return request
+    given = dict(decision.params)
+    limit = given.get("max_completion_tokens") or given.get("max_tokens")
+    return msgspec.structs.replace(
+        request,
+        fields={**request.fields, **given},
+        max_tokens=request.max_tokens if limit is None else msgspec.json.decode(limit, type=int | None),
+    )
+
+
+def deadline_s(request: ChatRequest, decision: Decision, spent_s: float) -> float | None:
+    """Seconds the call may take: what is left of the client's deadline, and no more than the rule's ``timeout``."""
+    client = request.options.deadline_ms
+    left = None if client is None else client / 1000 - spent_s
+    bounds = [bound for bound in (left, decision.timeout_s) if bound is not None]
+    return min(bounds, default=None)
+
+
+def _likely_busy_s(prompt_tokens: int) -> float:
+    """Of a small model on a few cores: 1,000 tokens a second read, 100 written."""
+    return prompt_tokens / 1_000 + _LIKELY_TOKENS / 100

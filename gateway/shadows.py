@@ -1,0 +1,121 @@
+"""Shadow requests: what other models would have answered, for comparison. Nobody waits for them or sees them.
+
+A rule's shadows have a budget of their own for each UTC day, taken before the call at its worst case. Each is a row in
+the books under the key ``shadow``, never charged to the budget of who asked; ``detail.shadow_of`` names the request.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.budget.limits import Admission
+from gateway.errors import GatewayError, RedisAway
+from gateway.redis_io import Script
+from gateway.types import NANO, Principal, Where
+from gateway.visit import Visit, bill, ledger_entry
+
+if TYPE_CHECKING:
+    from gateway.books import Books
+    from gateway.pipeline import View
+    from gateway.types import ChatRequest, Features
+
+KEY = "shadow"
+_DAY_S = 86_400
+_RUNNING_MAX = 64
+_log = logging.getLogger(__name__)
+
+# Amounts are decimal strings: Lua's numbers lose digits.
+_TAKE = Script("""
+local after = redis.call('INCRBY', KEYS[1], ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+if after > tonumber(ARGV[2]) then
+  redis.call('DECRBY', KEYS[1], ARGV[1])
+  return 0
+end
+return 1
+""")
+
+
+class Shadows:
+    """Asks the shadows of a worker's requests, a bounded number at a time; beyond it they are left out."""
+
+    def __init__(self, books: Books) -> None:
+        self._books = books
+        self._running = 0
+
+    def cast(self, view: View, visit: Visit) -> None:
+        """Begin what the decision wishes for; returns at once."""
+        decision = visit.decision
+        if decision is None or not decision.shadow or visit.local_only:
+            return
+        shadow = next((rule.shadow for rule in visit.policy.rules if rule.name == decision.rule), None)
+        if shadow is None:
+            return
+        for name in decision.shadow:
+            if self._running >= _RUNNING_MAX or view.fleet.unavailable(name) or view.prices.price(name) is None:
+                continue
+            self._running += 1
+            self._books.spawn(self._ask(view, visit, name, round(shadow.usd_per_day * NANO)))
+
+    async def _ask(self, view: View, of: Visit, name: str, limit_nano: int) -> None:
+        try:
+            features = of.features
+            worst = view.prices.worst_case_nano(name, features.prompt_tokens, features.max_tokens, at_ms=of.ts_ms)
+            if await self._take(of, worst, limit_nano):
+                spent = await self._answer(view, of, name)
+                await self._books.link.call("DECRBY", self._purse(of), str(max(0, worst - spent)))
+        except RedisAway:
+            _log.debug("no shadow of %s: its budget cannot be checked", of.request.id)
+        finally:
+            self._running -= 1
+
+    async def _take(self, of: Visit, worst: int, limit_nano: int) -> bool:
+        arguments = (str(worst), str(limit_nano), str(2 * _DAY_S))
+        return bool(await self._books.link.run(_TAKE, (self._purse(of),), arguments))
+
+    def _purse(self, of: Visit) -> str:
+        assert of.decision is not None
+        day = datetime.fromtimestamp(of.ts_ms / 1000, UTC).date().isoformat()
+        return f"{self._books.keys.prefix}{KEY}:{of.policy.name}:{of.decision.rule}:{day}"
+
+    async def _answer(self, view: View, of: Visit, name: str) -> int:
+        """Ask and put it in the books; what it cost in nano-dollars."""
+        visit = _visit(of, name)
+        try:
+            answer = await view.fleet.call((name,), visit.request, on_attempt=visit.attempts.append)
+            visit.take(answer.first)
+            await answer.rest.aclose()
+        except GatewayError as error:
+            visit.fail("error", error.status, f"{error.code}: {error.message}")
+        await visit.count()
+        amount = bill(visit, view.prices)
+        model = view.settings.model(name)
+        served: Where = "none"
+        if visit.first_byte is not None and model is not None:
+            served = "local" if model.is_local else "hosted"
+        entry = ledger_entry(visit, amount, provider=model.kind if model else "", served=served)
+        entry = msgspec.structs.replace(entry, saved_nano=0, baseline_nano=0)
+        detail = {**entry.detail, "shadow_of": of.request.id}
+        await self._books.settle(visit, msgspec.structs.replace(entry, detail=detail), None)
+        return amount.cost_nano
+
+
+def _visit(of: Visit, name: str) -> Visit:
+    principal = Principal(key_id=KEY, name=KEY, organisation=of.principal.organisation)
+    visit = Visit(_plain(of.request, name), principal, of.policy, _tagged(of.features))
+    visit.decision, visit.model, visit.admission = of.decision, name, Admission(known=False)
+    return visit
+
+
+def _plain(request: ChatRequest, name: str) -> ChatRequest:
+    """The same question, to be answered in one piece."""
+    fields = {key: raw for key, raw in request.fields.items() if key not in ("stream", "stream_options")}
+    return msgspec.structs.replace(request, id=f"{request.id}-{KEY}-{name}", fields=fields, stream=False)
+
+
+def _tagged(features: Features) -> Features:
+    return msgspec.structs.replace(features, tags=tuple(sorted({*features.tags, KEY})))
