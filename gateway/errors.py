@@ -22,7 +22,10 @@ RedisAway                    Redis did not answer in time; every caller has a wa
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gateway.types import Usage
 
 
 class GatewayError(Exception):
@@ -94,7 +97,10 @@ class Overloaded(GatewayError):
 
 
 class UpstreamError(GatewayError):
-    """A target failed before the first byte. ``upstream_status`` is None where there was no HTTP answer."""
+    """A target failed before the first byte. ``upstream_status`` is None where there was no HTTP answer.
+
+    ``used`` is what upstream may bill for it all the same, None where it had not begun to answer.
+    """
 
     status, type, code = 502, "upstream_error", "upstream_error"
     retryable = False
@@ -112,6 +118,7 @@ class UpstreamError(GatewayError):
         super().__init__(message, code=code, param=param, retry_after=retry_after)
         self.upstream_status = upstream_status
         self.raw_body = raw_body
+        self.used: Usage | None = None
 
 
 class UpstreamRefused(UpstreamError):

@@ -33,6 +33,7 @@ from gateway.errors import (
     UpstreamRefused,
 )
 from gateway.features import extract
+from gateway.prompt_bound import PromptBound
 from gateway.types import CacheEntry, CacheHit, Chunk, Decision, Where
 from gateway.visit import Bill, Visit, bill, ledger_entry, route_name
 
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from gateway.types import ChatRequest, LedgerEntry, Principal
 
 _NOT_ALLOWED = "this key may not use it"
-_RESERVING_MAX = 4  # while others take what is left
+_RESERVING_MAX = 5  # while others take what is left
 _FAILURES_SHARED = 2  # of the calls of others, before theirs is this request's own
 
 _NO_PRICE = "its price is not known (set `price` in gateway.yaml, or `unpriced: allow` in the policy)"
@@ -238,9 +239,7 @@ class Pipeline:
                 visit.take(chunk)
                 await call.tell(chunk)
 
-    def _streamed(
-        self, view: View, visit: Visit, headers: Headers, events: AsyncGenerator[bytes, None]
-    ) -> Reply:
+    def _streamed(self, view: View, visit: Visit, headers: Headers, events: AsyncGenerator[bytes, None]) -> Reply:
         async def left() -> None:
             self._leave(view, visit)
 
@@ -310,9 +309,20 @@ class Pipeline:
             hopeless = visit.short is not None and wanted.amount_nano > 0
             if not hopeless and await self.books.reserve(visit, wanted):
                 return decision
+            if (tight := await self._tightened(view, visit, decision)) is not None:
+                wanted, visit.short = tight, None
+                continue
             decision = self._within_budget(view, visit, decision)
             wanted, visit.short = _worst_case(view, visit, decision, degraded=True), None
         raise accounts.exhausted(visit)
+
+    async def _tightened(self, view: View, visit: Visit, decision: Decision) -> Reservation | None:
+        """The worst case by a count of the prompt, once, and only where what is left has room for an estimate of it."""
+        likely = PromptBound(text=visit.features.prompt_tokens)
+        if not self.books.fits(visit, _worst_case(view, visit, decision, bound=likely)) or not await visit.tighten():
+            return None
+        wanted = _worst_case(view, visit, decision)
+        return wanted if self.books.fits(visit, wanted) else None
 
     async def _call(self, view: View, visit: Visit, decision: Decision) -> Answer:
         """Step 8. A retry that may be billed as well is reserved as well."""
@@ -324,8 +334,9 @@ class Pipeline:
         began = time.perf_counter()
 
         async def before_retry(name: str) -> None:
-            if not await self.books.reserve(visit, _worst_case_of(view, visit, name)):
-                raise accounts.exhausted(visit)
+            while not await self.books.reserve(visit, _worst_case_of(view, visit, name)):
+                if not await visit.tighten():
+                    raise accounts.exhausted(visit)
 
         try:
             return await view.fleet.call(
@@ -527,20 +538,23 @@ def _unpriced(view: View, policy: CompiledPolicy, name: str) -> str | None:
     return _NO_PRICE
 
 
-def _worst_case_of(view: View, visit: Visit, name: str) -> Reservation:
+def _worst_case_of(view: View, visit: Visit, name: str, bound: PromptBound | None = None) -> Reservation:
     price = view.prices.price(name, visit.ts_ms)
     if price is None:
         return Reservation(0, (name, None))
-    features, context = visit.features, view.prices.context(name)
-    tokens = features.max_tokens if context is None else min(features.max_tokens, context)
-    tokens *= max(1, visit.request.n)
-    amount = view.prices.worst_case_nano(name, features.prompt_tokens, tokens, tier=visit.tier, at_ms=visit.ts_ms)
+    context, tokens = view.prices.context(name), visit.features.max_tokens
+    tokens = (tokens if context is None else min(tokens, context)) * max(1, visit.request.n)
+    model = view.settings.model(name)
+    prompt = (bound or visit.bound).tokens(model.upstream_name if model else name, context)
+    amount = view.prices.worst_case_nano(name, prompt, tokens, tier=visit.tier, at_ms=visit.ts_ms)
     return Reservation(amount, (name, price), ((name, amount),))
 
 
-def _worst_case(view: View, visit: Visit, decision: Decision, *, degraded: bool = False) -> Reservation:
+def _worst_case(
+    view: View, visit: Visit, decision: Decision, *, degraded: bool = False, bound: PromptBound | None = None
+) -> Reservation:
     """The dearest of all targets that may be tried. A budget that is spent does not have to pay for local ones."""
-    each = [_worst_case_of(view, visit, name) for name in (*decision.targets, *decision.last_resort)]
+    each = [_worst_case_of(view, visit, name, bound) for name in (*decision.targets, *decision.last_resort)]
     if degraded:
         each = [Reservation(0, one.price_of) if _is_local(view, one.price_of[0]) else one for one in each]
     dearest = max(each, key=lambda one: one.amount_nano)

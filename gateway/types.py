@@ -244,7 +244,11 @@ class Chunk(Frozen, frozen=True, kw_only=True):
 
 
 class Attempt(Frozen, frozen=True, kw_only=True):
-    """One upstream call that was made, whether or not it answered."""
+    """One upstream call that was made, whether or not it answered.
+
+    ``usage`` is of one that was abandoned: what may be billed for it, though nobody gets its answer. Where that is
+    estimated its prompt is the request's.
+    """
 
     model: str
     started_ms: int

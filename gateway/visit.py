@@ -13,6 +13,7 @@ import msgspec
 from gateway.budget.levels import NOTHING, Levels
 from gateway.budget.limits import Hold
 from gateway.features import estimate_tokens, prompt_texts
+from gateway.prompt_bound import PromptBound, counted, prompt_bound
 from gateway.tokens import count_tokens
 from gateway.types import (
     Attempt,
@@ -26,6 +27,7 @@ from gateway.types import (
     Principal,
     Status,
     Usage,
+    UsageSource,
     Where,
 )
 
@@ -73,6 +75,8 @@ class Visit:
         self.hold = _NOTHING_HELD
         self.short: Short | None = None
         self.reserved_nano = 0
+        self._bound: PromptBound | None = None
+        self._tightened = False
         self.status: Status = "ok"
         self.http_status = 200
         self.error = ""
@@ -137,9 +141,23 @@ class Visit:
         """Whether its answer was bought for another request: a stored one, or that of a call they share."""
         return self.hit is not None or self.cache == "coalesced"
 
+    @property
+    def bound(self) -> PromptBound:
+        """The most tokens that its prompt can have."""
+        if self._bound is None:
+            self._bound = prompt_bound(self.request)
+        return self._bound
+
+    async def tighten(self) -> bool:
+        """Count the prompt, since a budget is too short for its bytes. False: that has been done, or tells no more."""
+        if self._tightened:
+            return False
+        self._tightened, self._bound = True, await counted(self.bound, self.request)
+        return self._bound.exact is not None
+
     async def count(self) -> None:
         """Count with a tokenizer, off the loop, what upstream did not report; ``final_usage`` then has it."""
-        if self._uncounted() and (self.billed is None or self.status != "ok"):
+        if (self._uncounted() or self._guessed()) and (self.billed is None or self.status != "ok"):
             texts, rest = prompt_texts(self.request)
             *prompt, completion = await count_tokens([*texts, self._generated()])
             self._counted = sum(prompt) + rest, completion
@@ -166,6 +184,21 @@ class Visit:
         raw = self.request.fields.get("service_tier")
         named = msgspec.json.decode(raw) if raw is not None else ""
         return named if isinstance(named, str) else ""
+
+    def tries(self) -> list[tuple[str, Usage]]:
+        """What may be billed for tries that nobody got an answer of, by model."""
+        used = [(attempt, attempt.usage) for attempt in self.attempts if attempt.usage is not None]
+        return [(attempt.model, self._of_try(attempt, usage)) for attempt, usage in used]
+
+    def _of_try(self, attempt: Attempt, usage: Usage) -> Usage:
+        if usage.source != "estimated":
+            return usage
+        prompt = self._counted[0] if self._counted else self.features.prompt_tokens
+        return msgspec.structs.replace(usage, prompt_tokens=prompt, busy_s=attempt.duration_ms / 1000)
+
+    def _guessed(self) -> bool:
+        """Whether it is not known what a try has used that was abandoned."""
+        return any(attempt.usage is not None and attempt.usage.source == "estimated" for attempt in self.attempts)
 
     def _uncounted(self) -> bool:
         """Whether something was billed that upstream did not report."""
@@ -195,13 +228,18 @@ class Visit:
 
 
 class Bill(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request cost and what it would have cost: nano-dollars. ``price`` is None where nothing was bought."""
+    """What a request cost and what it would have cost: nano-dollars. ``price`` is None where nothing was bought.
+
+    ``abandoned_nano`` of the cost are for tries that nobody got an answer of. ``source``: of everything that cost.
+    """
 
     usage: Usage
     cost_nano: int
     baseline_nano: int
     price: Price | None
     unpriced: bool
+    source: UsageSource = "none"
+    abandoned_nano: int = 0
 
     @property
     def saved_nano(self) -> int:
@@ -228,7 +266,16 @@ def _bill(visit: Visit, prices: PriceBook) -> Bill:
             unpriced=False,
         )
     if usage.source == "none":
-        return Bill(usage=usage, cost_nano=0, baseline_nano=0, price=None, unpriced=False)
+        abandoned, source = _abandoned(visit, prices, 0)
+        return Bill(
+            usage=usage,
+            cost_nano=abandoned,
+            baseline_nano=0,
+            price=prices.price(visit.model, visit.ts_ms) if abandoned else None,
+            unpriced=False,
+            source=source,
+            abandoned_nano=abandoned,
+        )
     if usage.busy_s is None and prices.timed(visit.model, visit.ts_ms):
         usage = msgspec.structs.replace(usage, busy_s=visit.called_s())
     price = prices.price(visit.model, visit.ts_ms)
@@ -236,13 +283,33 @@ def _bill(visit: Visit, prices: PriceBook) -> Bill:
     if usage.source == "estimated" and visit.reserved_nano:
         cost = min(cost, visit.reserved_nano)
     saves = visit.status == "ok"
+    abandoned, source = _abandoned(visit, prices, cost)
     return Bill(
         usage=usage,
-        cost_nano=cost,
+        cost_nano=cost + abandoned,
         baseline_nano=_baseline(visit, prices, usage, cost) if saves else cost,
         price=price,
         unpriced=price is None,
+        source="estimated" if "estimated" in (source, usage.source) else usage.source,
+        abandoned_nano=abandoned,
     )
+
+
+def _abandoned(visit: Visit, prices: PriceBook, cost_nano: int) -> tuple[int, UsageSource]:
+    """What abandoned tries cost beside the answer's ``cost_nano``, and how that is known.
+
+    The time of a machine that is paid by the hour is not among it: no request is charged for it, so it is idle time.
+    """
+    total = 0
+    source: UsageSource = "none"
+    for model, usage in visit.tries():
+        period = prices.period(model, visit.ts_ms)
+        if period is not None and not period.sheet.usd_per_hour:
+            total += period.compiled.cost_nano(usage)
+            source = usage.source if source != "estimated" else source
+    if source == "estimated" and visit.reserved_nano:
+        total = min(total, max(0, visit.reserved_nano - cost_nano))
+    return total, source
 
 
 def _baseline(visit: Visit, prices: PriceBook, usage: Usage, otherwise: int) -> int:
@@ -283,9 +350,10 @@ def ledger_entry(visit: Visit, amount: Bill, *, provider: str, served: Where) ->
         cached_tokens=usage.cached_tokens,
         cache_write_tokens=usage.cache_write_tokens,
         reasoning_tokens=usage.reasoning_tokens,
-        usage_source=usage.source,
+        usage_source=amount.source,
         busy_us=round((usage.busy_s or 0.0) * 1e6) if served == "local" else 0,
         cost_nano=amount.cost_nano,
+        abandoned_nano=amount.abandoned_nano,
         baseline_nano=amount.baseline_nano,
         saved_nano=amount.saved_nano,
         reserved_nano=visit.reserved_nano,

@@ -26,7 +26,12 @@ _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
 
 class HttpFailure(Exception):
-    """What a call may end in; :mod:`gateway.backends.translate` says what that means for a request."""
+    """What a call may end in; :mod:`gateway.backends.translate` says what that means for a request.
+
+    ``body`` is what had come of a reply that was wanted whole.
+    """
+
+    body = b""
 
 
 class CannotConnect(HttpFailure):
@@ -110,10 +115,14 @@ class Reply:
         if self.done and not self._parts and self._inflater is None:
             return data if len(data) <= limit else None
         parts, size = [data], len(data)
-        while data and size <= limit:
-            data = await self.next()
-            parts.append(data)
-            size += len(data)
+        try:
+            while data and size <= limit:
+                data = await self.next()
+                parts.append(data)
+                size += len(data)
+        except HttpFailure as error:
+            error.body = b"".join(parts)
+            raise
         return b"".join(parts) if size <= limit else None
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 import msgspec
 
 from gateway.backends import connect, translate
+from gateway.backends.abandoned import begun
 from gateway.backends.http1 import HttpFailure, Reply
 from gateway.backends.pulse import Load
 from gateway.backends.wire import ReplyStream, read_reply, request_body
@@ -76,16 +77,19 @@ class OpenAIBackend:
             if not 200 <= reply.status < 300:
                 raise await _refusal(reply)
             if not request.stream:
-                yield read_reply(await _whole(reply, deadline))
+                yield await _plain(reply, deadline)
                 return
             events = ReplyStream()
             while not events.done:
                 try:
                     data = await reply.next()
                 except HttpFailure as error:
-                    raise translate.in_reply(error, begun=events.begun, deadline=deadline) from error
-                for chunk in events.feed(data):
-                    yield chunk
+                    raise begun(translate.in_reply(error, begun=events.begun, deadline=deadline)) from error
+                try:
+                    for chunk in events.feed(data):
+                        yield chunk
+                except UpstreamError as error:
+                    raise begun(error) from None
             await _drain(reply)
         finally:
             reply.close()
@@ -114,14 +118,17 @@ class OpenAIBackend:
         await self._endpoint.close()
 
 
-async def _whole(reply: Reply, deadline: bool) -> bytes:
+async def _plain(reply: Reply, deadline: bool) -> Chunk:
     try:
         body = await reply.whole(MAX_REPLY_BYTES)
     except HttpFailure as error:
-        raise translate.in_reply(error, begun=False, deadline=deadline) from error
+        raise begun(translate.in_reply(error, begun=False, deadline=deadline), error.body) from error
     if body is None:
-        raise UpstreamBroken(f"upstream's reply is over {MAX_REPLY_BYTES} bytes")
-    return body
+        raise begun(UpstreamBroken(f"upstream's reply is over {MAX_REPLY_BYTES} bytes"))
+    try:
+        return read_reply(body)
+    except UpstreamError as error:
+        raise begun(error, body) from None
 
 
 async def _refusal(reply: Reply) -> UpstreamError:

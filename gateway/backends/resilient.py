@@ -147,7 +147,7 @@ class Resilient:
     async def _attempt(self, request: ChatRequest, left: float | None, watch: Watch) -> Begun:
         started_ms, began = int(time.time() * 1000), perf_counter()
         status: int | None = None
-        said = "cancelled"
+        said, used = "cancelled", None
         try:
             rest = cast(AsyncGenerator[Chunk, None], self._backend.chat(request, timeout_s=left))
             first = await anext(rest)
@@ -155,13 +155,18 @@ class Resilient:
             self.pulse.answered((perf_counter() - began) * 1000, stream=request.stream)
             return first, rest
         except UpstreamError as error:
-            status, said = error.upstream_status, error.code
+            status, said, used = error.upstream_status, error.code, error.used
             if not isinstance(error, UpstreamRefused) and said not in (translate.DEADLINE, translate.STALE):
                 self.pulse.failed()
             raise
         finally:
             took = (perf_counter() - began) * 1000
-            watch.attempt(Attempt(model=self.name, started_ms=started_ms, duration_ms=took, status=status, error=said))
+            billed = used if used is not None and used.source != "none" else None
+            watch.attempt(
+                Attempt(
+                    model=self.name, started_ms=started_ms, duration_ms=took, status=status, error=said, usage=billed
+                )
+            )
 
     def _pause(self, failure: UpstreamError, retries: int, ends: float | None) -> float | None:
         """Seconds to wait before another try here; None: there is to be none."""

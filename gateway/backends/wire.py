@@ -18,6 +18,7 @@ from gateway.types import ChatRequest, Chunk, Usage
 _ABSENT = frozenset({b"", b"null", b"[]"})
 _INCLUDE_USAGE = msgspec.Raw(b'{"include_usage":true}')
 _NOTHING = msgspec.Raw()
+_UNBILLED = Usage(source="none")
 
 
 class _Message(msgspec.Struct):
@@ -106,9 +107,11 @@ def read_reply(body: bytes) -> Chunk:
     """
     event = _parsed(body)
     if event.error and not event.choices:
-        raise reported(event.error)
+        raise reported(event.error, event.reported())
     if event.choices is None:
-        raise UpstreamBroken("upstream's reply has no choices")
+        nothing = UpstreamBroken("upstream's reply has no choices")
+        nothing.used = event.reported()
+        raise nothing
     said = _said(event.choices)
     return Chunk(
         data=body,
@@ -160,7 +163,7 @@ class ReplyStream:
     def _chunk(self, data: bytes) -> Chunk:
         event = _parsed(data)
         if event.error:
-            return self._failed(data, event.error)
+            return self._failed(data, event)
         self.begun = True
         said = _said(event.choices or [])
         self._finished = self._finished or said.finish_reason is not None
@@ -178,8 +181,8 @@ class ReplyStream:
             tool_calls=said.tool_calls,
         )
 
-    def _failed(self, data: bytes, error: Any) -> Chunk:
-        failure = reported(error)
+    def _failed(self, data: bytes, event: _Event) -> Chunk:
+        failure = reported(event.error, event.reported(self._tier))
         if not self.begun:
             raise failure
         self.done = True
@@ -229,12 +232,14 @@ def _arguments(calls: msgspec.Raw) -> list[Any]:
     return [function.get(key) for function in functions if isinstance(function, dict) for key in ("name", "arguments")]
 
 
-def reported(error: Any) -> UpstreamError:
-    """An error that came under a status of success, in a body or as an event."""
+def reported(error: Any, used: Usage | None = None) -> UpstreamError:
+    """An error that came under a status of success, in a body or as an event: billed only if it says what was used."""
     status = error.get("code") if isinstance(error, dict) else None
-    return UpstreamUnavailable(
+    failure = UpstreamUnavailable(
         error_message(error), upstream_status=status if type(status) is int and 400 <= status < 600 else None
     )
+    failure.used = used or _UNBILLED
+    return failure
 
 
 def error_message(error: Any) -> str:

@@ -126,11 +126,11 @@ class PriceBook:
     def worst_case_nano(
         self, name: str, prompt_tokens: int, max_tokens: int, *, tier: str = "", at_ms: int | None = None
     ) -> int:
-        """The most a call may cost, rounded up: what a reservation holds.
+        """The most a call with at most so many tokens may cost, rounded up: what a reservation holds.
 
-        ``prompt_tokens`` is an estimate and gets a quarter on top. Every token is charged at the dearest class, prompt
-        length and service tier it may turn out to have; ``tier`` is the one the request names. A local model is taken
-        to prefill 50 and decode 2 tokens a second, up to its timeout.
+        Every token is charged at the dearest class, prompt length and service tier it may turn out to have; ``tier``
+        is the one the request names. A local model is taken to prefill 50 and decode 2 tokens a second, up to its
+        timeout.
 
         Raises:
             KeyError: the model has no known price.

@@ -53,19 +53,15 @@ class Compiled:
         return whole + 1 if rest > unit or (rest == unit and whole & 1) else whole
 
     def worst_case_nano(self, prompt_tokens: int, max_tokens: int, tier: str = STANDARD) -> int:
-        """The most a call may cost, rounded up. ``tier``: the one asked for by name, else any that may be a default.
-
-        ``prompt_tokens`` is an estimate and gets a quarter on top.
-        """
-        quarters = prompt_tokens * 5  # of a token
+        """The most a call may cost, rounded up. ``tier``: the one asked for by name, else any that may be a default."""
         bounds = self._any_tier if tier in _ANY else self._bounds.get(tier_named(tier), self._any_tier)
-        length = quarters + 4 * self._inclusive
-        _, prompt, answer = next(bound for bound in bounds if length > 4 * bound[0] or bound[0] == 0)
-        total = quarters * prompt + 4 * (max_tokens * answer + self._per_request)
+        length = prompt_tokens + self._inclusive
+        _, prompt, answer = next(bound for bound in bounds if length > bound[0] or bound[0] == 0)
+        total = prompt_tokens * prompt + max_tokens * answer + self._per_request
         if self._per_microsecond:
-            busy = quarters * _MICRO // (4 * SLOWEST_PREFILL) + max_tokens * _MICRO // SLOWEST_DECODE
-            total += 4 * min(self._longest, busy) * self._per_microsecond
-        return -(-total // (4 * self._unit))
+            busy = prompt_tokens * _MICRO // SLOWEST_PREFILL + max_tokens * _MICRO // SLOWEST_DECODE
+            total += min(self._longest, busy) * self._per_microsecond
+        return -(-total // self._unit)
 
     def _total(self, usage: Usage) -> int:
         """Whole and parts as :class:`gateway.types.Usage` has them; what is left of a whole is plain text."""

@@ -130,14 +130,14 @@ async def test_a_budget_is_charged_what_was_used_not_what_was_reserved(gate: Gat
 
 async def test_an_exact_hit_is_served_whatever_is_left(gate: Gateway, upstream: Upstream) -> None:
     upstream.default = Plan(text="ok", prompt_tokens=5, completion_tokens=1)
-    # enough for the worst case of one request: about 10 prompt tokens and 50 of answer
-    key = await gate.key(budget_usd=0.00055)
+    # enough for the worst case of one request: about 100 prompt tokens and 50 of answer
+    key = await gate.key(budget_usd=0.00078)
     policy: dict[str, Any] = {"model": "auto:retry", "max_tokens": 50}
 
     first = await gate.chat(key=key, **policy)
     await gate.runtime.books.drain()
     again = await gate.chat(key=key, **policy)
-    other = await gate.chat("something else", key=key, **(policy | {"max_tokens": 60}))
+    other = await gate.chat("something else", key=key, **(policy | {"max_tokens": 90}))
 
     assert (first.status_code, again.status_code, again.headers["x-gateway-cache"]) == (200, 200, "exact")
     assert refusal(other) == (402, "budget_exhausted")

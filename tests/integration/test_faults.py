@@ -85,7 +85,7 @@ async def test_a_failure_before_the_first_byte(
     tries: list[int | None],
     stream: bool,
 ) -> None:
-    upstream.default = plan
+    upstream.default, cut = plan, plan.cut_after is not None
 
     reply = await gate.chat(key=key, model=f"auto:only-{model}", stream=stream)
 
@@ -94,11 +94,14 @@ async def test_a_failure_before_the_first_byte(
     assert reply.json()["error"]["code"] == code
     [row] = await gate.rows(1)
     assert (row.status, row.http_status, row.model) == ("error", status, model)
-    assert (row.cost_nano, row.usage_source, row.served) == (0, "none", "none")
+    # What broke off after a status of success is billed as far as it came: 7 tokens of prompt, and what was said.
+    assert (row.usage_source, row.served) == ("estimated" if cut else "none", "none")
+    assert row.cost_nano == row.abandoned_nano
+    assert row.cost_nano >= 17_500 if cut else row.cost_nano == 0
     assert attempts(row) == [(model, said) for said in tries]
     assert row.reserved_nano > 0
     await gate.nothing_held(key)
-    assert (await gate.budget(key))["spent"] == 0
+    assert (await gate.budget(key))["spent"] == row.cost_nano
 
 
 @pytest.mark.parametrize("plan", [Plan(garbage_after=0, garbage=b"<html>oops"), Plan(text=WORDS, cut_after=1)])

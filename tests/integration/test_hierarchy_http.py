@@ -28,8 +28,8 @@ DEFAULT: Any = {
 }
 CHEAPER: Any = {**DEFAULT, "name": "cheaper", "on_budget_exhausted": "cheaper"}
 LIMITED: Any = {"max_tokens": 100}
-# 100 × 10 micro-dollars of answer and about 10 tokens of prompt, which get a quarter on top
-WORST_USD = 0.00104
+# 100 × 10 micro-dollars of answer and about 100 tokens of prompt, as its bytes bound them
+WORST_USD = 0.00125
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -107,7 +107,7 @@ async def test_all_budgets_that_apply_must_have_room_and_all_are_charged(gate: G
 async def test_passing_a_share_of_a_budget_and_running_out_are_events(gate: Gateway, upstream: Upstream) -> None:
     upstream.default = Plan(text="ok", prompt_tokens=100, completion_tokens=10)
     soft = await budget(gate, scope="team", subject="red", limit_usd=0.001, hard=False, alert_at=[0.5, 1])
-    hard = await budget(gate, scope="user", subject="alice", limit_usd=0.0012, alert_at=[0.9])
+    hard = await budget(gate, scope="user", subject="alice", limit_usd=0.0014, alert_at=[0.9])
     key = await gate.key(team="red")
 
     for _ in range(4):
@@ -117,7 +117,7 @@ async def test_passing_a_share_of_a_budget_and_running_out_are_events(gate: Gate
     told: Any = await gate.runtime.redis.xrange(gate.runtime.keys.alerts)
     events = [{name.decode(): value.decode() for name, value in fields.items()} for _, fields in told]
     seen = [(one["account"], one["kind"], one.get("at"), one["spent"], one["limit"]) for _, one in enumerate(events)]
-    assert (hard, "exhausted", None, "350000", "1200000") in seen
+    assert (hard, "exhausted", None, "350000", "1400000") in seen
     assert sum(one[1] == "exhausted" for one in seen) == 1
     assert [one for one in seen if one[0] == soft] == []
     for _ in range(2):

@@ -15,7 +15,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # From the ground up. Modules of one layer may know each other, except the stages of a request.
 FOUNDATION = {"types", "errors", "protocols", "yamlfile"}
-SUPPORT = {"config", "pricing", "features", "metrics", "log", "redis_io", "privacy", "tokens", "telemetry"}
+SUPPORT = {
+    "config",
+    "pricing",
+    "features",
+    "metrics",
+    "log",
+    "redis_io",
+    "privacy",
+    "tokens",
+    "prompt_bound",
+    "telemetry",
+}
 STAGES = {"auth", "budget", "cache", "policy", "backends", "ledger"}
 PASSED_ALONG = {"visit", "books", "storing", "reply"}
 PIPELINE = {"pipeline", "story", "tracing"}

@@ -179,8 +179,8 @@ class TestCost:
 
 
 class TestWorstCase:
-    def test_a_quarter_on_the_estimate_and_the_dearest_input_price(self, book: PriceBook) -> None:
-        assert book.worst_case_nano("big", 1000, 100) == 1250 * 3_125 + 100 * 10_000
+    def test_every_token_at_the_dearest_input_price(self, book: PriceBook) -> None:
+        assert book.worst_case_nano("big", 1000, 100) == 1000 * 3_125 + 100 * 10_000
 
     def test_a_local_model_is_bounded_by_its_timeout(self, book: PriceBook) -> None:
         second = Decimal("0.04") * 10**9 / 3600
