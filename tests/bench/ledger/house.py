@@ -37,11 +37,12 @@ class House:
     def __init__(self, served: Serving) -> None:
         self.url, self._served = served.url, served
 
-    def client(self) -> httpx.Client:
+    @contextmanager
+    def client(self) -> Iterator[httpx.Client]:
         """Signed in, as a browser is."""
-        client = httpx.Client(base_url=self.url, headers={"accept": "text/html"}, timeout=60)
-        assert client.post("/dashboard/sign-in", data={"key": ADMIN}).status_code == 303
-        return client
+        with httpx.Client(base_url=self.url, headers={"accept": "text/html"}, timeout=60) as client:
+            assert client.post("/dashboard/sign-in", data={"key": ADMIN}).status_code == 303
+            yield client
 
     def key(self) -> str:
         """An API key with every limit."""

@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -86,10 +87,9 @@ def visited(house: House, visitor: Visitor) -> Iterator[Iterator[int]]:
                     assert reply.status_code == 200, f"{page}: {reply.status_code}"
                     due[page] = time.monotonic() + _PAGES[page]
 
-    looking = threading.Thread(target=look)
-    if visitor != "nobody":
-        looking.start()
-    yield count
-    over.set()
-    if visitor != "nobody":
-        looking.join()
+    with ThreadPoolExecutor(1) as thread:
+        looking = thread.submit(look) if visitor != "nobody" else None
+        yield count
+        over.set()
+        if looking is not None:
+            looking.result()
