@@ -20,7 +20,9 @@ from gateway.books import Reservation
 from gateway.budget.limits import Admission
 from gateway.cache import exact, replay
 from gateway.cache.coalesce import Coalescer
+from gateway.cache.hits import Hits
 from gateway.cache.keys import cache_context
+from gateway.cache.staleness import wants_variety
 from gateway.errors import (
     CacheMiss,
     Forbidden,
@@ -107,6 +109,7 @@ class Pipeline:
         self._settled = settled
         self._expected = exact.Expected()
         self.calls = Coalescer()
+        self.hits = Hits(books.link, books.keys, books.spawn)
 
     async def answer(self, view: View, request: ChatRequest, principal: Principal) -> Reply:
         """Everything up to the first byte.
@@ -147,7 +150,7 @@ class Pipeline:
         visit = Visit(request, principal, policy, features)
         visit.local_only = policy.gate(features).local_only
         cache = policy.policy.cache
-        if cache.exact or cache.semantic:
+        if (cache.exact or cache.semantic) and not _creative(visit):
             visit.context = cache_context(
                 request, principal, scope=cache.scope, local_only=visit.local_only, embedder=view.embedder_id
             )
@@ -456,6 +459,8 @@ class Pipeline:
         store = storing.cache_write(visit, entry)
         if visit.context and (store is not None or visit.cache == "exact"):
             self._expected.add(visit.context)
+        if visit.hit is not None:
+            self.hits.note(visit.hit.entry.id, entry.saved_nano)
         self._settled(entry)
         self.metrics.observe(entry)
         await self.books.settle(visit, entry, store)
@@ -516,6 +521,14 @@ def _permit(view: View, request: ChatRequest, principal: Principal, policy: str)
 
 def _reads(visit: Visit) -> bool:
     return visit.context is not None and visit.request.options.cache != "no-cache"
+
+
+def _creative(visit: Visit) -> bool:
+    """Whether who asks again wants another answer: by the temperature, or by the words where it is not 0."""
+    temperature = visit.temperature
+    if temperature > visit.policy.policy.cache.max_temperature:
+        return True
+    return temperature > 0 and "seed" not in visit.request.fields and wants_variety(visit.features.last_user_text)
 
 
 def _stored(visit: Visit) -> CacheEntry | None:

@@ -259,7 +259,10 @@ class Attempt(Frozen, frozen=True, kw_only=True):
 
 
 class CacheEntry(Frozen, frozen=True, kw_only=True):
-    """A stored answer: ``body`` is a plain ``chat.completion``, ``usage`` what it cost when it was made."""
+    """A stored answer: ``body`` is a plain ``chat.completion``, ``usage`` what it cost when it was made.
+
+    ``key_id`` and ``tags`` are those of the request that it was made for.
+    """
 
     id: str
     body: bytes
@@ -268,6 +271,8 @@ class CacheEntry(Frozen, frozen=True, kw_only=True):
     created_ms: int
     prompt: str = ""
     cost_nano: int = 0
+    key_id: str = ""
+    tags: tuple[str, ...] = ()
 
 
 class CacheHit(Frozen, frozen=True, kw_only=True):

@@ -200,6 +200,13 @@ class Visit:
         """Whether it is not known what a try has used that was abandoned."""
         return any(attempt.usage is not None and attempt.usage.source == "estimated" for attempt in self.attempts)
 
+    @property
+    def temperature(self) -> float:
+        """What the request names, else 1: OpenAI's default."""
+        raw = self.request.fields.get("temperature")
+        named = msgspec.json.decode(raw) if raw is not None else None
+        return 1.0 if named is None else float(named)
+
     def _uncounted(self) -> bool:
         """Whether something was billed that upstream did not report."""
         billed = self.first_byte is not None or self.status == "cancelled"

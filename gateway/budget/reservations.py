@@ -80,6 +80,7 @@ if KEYS[first] then
   redis.call('HSET', KEYS[first + 2], digest, #value .. ':' .. ARGV[at + 4])
   redis.call('INCRBY', KEYS[first + 3], #value)
   redis.call('ZADD', KEYS[first + 1], ARGV[at + 5], digest)
+  redis.call('ZADD', KEYS[first + 4], ARGV[at + 6], digest)
 end
 return 1
 """
@@ -115,7 +116,10 @@ return 1
 
 
 class CacheWrite(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer to store in the same call that settles its request. ``expires_ms`` is epoch milliseconds."""
+    """An answer to store in the same call that settles its request. ``expires_ms`` is epoch milliseconds.
+
+    ``worth``: the least goes first where there is no room (:mod:`gateway.cache.eviction`).
+    """
 
     digest: str
     normal: str | None
@@ -123,6 +127,7 @@ class CacheWrite(msgspec.Struct, frozen=True, kw_only=True):
     value: bytes
     ttl_ms: int
     expires_ms: int
+    worth: float = 0.0
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):
@@ -213,9 +218,10 @@ def settle_call(keys: Keys, settlement: Settlement) -> tuple[Script, tuple[str, 
         names.append(keys.budget(charge[0]))
         args += charge
     if store is not None:
-        names += (keys.exact(store.digest), keys.entries, keys.sizes, keys.bytes)
+        names += (keys.exact(store.digest), keys.entries, keys.sizes, keys.bytes, keys.worth)
         normal = keys.normal(store.normal) if store.normal else ""
         args += (store.value, str(store.ttl_ms), normal, store.digest, store.partition, str(store.expires_ms))
+        args.append(repr(store.worth))
     unlimited = not settlement.charges and not settlement.rates
     return SETTLE_UNLIMITED if unlimited else SETTLE, tuple(names), tuple(args)
 

@@ -13,10 +13,6 @@ _WORDS_PER_CHUNK = 4
 _ALWAYS_TOLD = ("cached_tokens", "reasoning_tokens")
 
 
-class _Plain(msgspec.Struct):
-    choices: list[dict[str, Any]] = []
-
-
 def fold(chunks: Iterable[bytes], usage: Usage) -> bytes | None:
     """A stream's events as one ``chat.completion`` body; None where they hold what a plain answer cannot replay
     (tool calls, log-probabilities, or fields of a delta other than role, content and refusal).
@@ -48,26 +44,6 @@ def _merge(choices: dict[int, dict[str, Any]], choice: dict[str, Any]) -> bool:
     held["message"]["content"] += delta.get("content") or ""
     held["finish_reason"] = choice.get("finish_reason") or held["finish_reason"]
     return True
-
-
-def replayable(body: bytes) -> bool:
-    """Whether a plain body may be stored: finished choices with text, no tool calls, log-probabilities, refusals or
-    filtered output.
-    """
-    try:
-        choices = msgspec.json.decode(body, type=_Plain).choices
-    except msgspec.DecodeError:
-        return False
-    return bool(choices) and all(_clean(choice) for choice in choices)
-
-
-def _clean(choice: dict[str, Any]) -> bool:
-    message = choice.get("message") or {}
-    if choice.get("finish_reason") != "stop" or choice.get("logprobs") or not isinstance(message, dict):
-        return False
-    if message.get("tool_calls") or message.get("function_call") or message.get("refusal") or message.get("audio"):
-        return False
-    return isinstance(message.get("content"), str) and bool(message["content"])
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:

@@ -211,13 +211,14 @@ async def test_a_stream_is_given_again_plain_and_the_other_way_round(
         Plan(text="cut", finish_reason="length"),
         Plan(text="hm", finish_reason="content_filter"),
         Plan(text=""),
+        Plan(text="I'm sorry, but I can't assist with that."),
         Plan(text="one two three four", cut_after=2),
         Plan(text="one two three four", garbage_after=2),
         Plan(text="no count", usage="missing"),
         Plan(status=500),
         Plan(status=400),
     ],
-    ids=["tools", "length", "filtered", "empty", "cut", "garbage", "no-usage", "failed", "refused"],
+    ids=["tools", "length", "filtered", "empty", "refusing", "cut", "garbage", "no-usage", "failed", "refused"],
 )
 async def test_what_is_not_a_clean_whole_answer_is_never_stored(
     gate: Gateway, key: str, upstream: Upstream, plan: Plan, stream: bool
@@ -262,3 +263,59 @@ async def test_a_policy_without_a_cache_bypasses_it(tmp_path: Path, upstream: Up
     }
     async with gateway(tmp_path, [hosted("big", upstream.base_url)], [policy]) as gate:
         assert [tier(await gate.chat("Hi")) for _ in range(2)] == ["bypass", "bypass"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "allowed", "seen"),
+    [
+        ({}, 1.0, "exact"),
+        ({"temperature": None}, 1.0, "exact"),
+        ({"temperature": 1.2}, 1.0, "bypass"),
+        ({"temperature": 1.2}, 2.0, "exact"),
+        ({}, 0.5, "bypass"),
+        ({"temperature": 0.5}, 0.5, "exact"),
+        ({"temperature": 0}, 0.0, "exact"),
+    ],
+)
+async def test_a_policy_says_up_to_which_temperature_answers_are_kept(
+    tmp_path: Path, upstream: Upstream, asked: dict[str, Any], allowed: float, seen: str
+) -> None:
+    policy: Any = {
+        "name": "default",
+        "cache": {"max_temperature": allowed},
+        "rules": [{"name": "all", "use": ["big"]}],
+    }
+    async with gateway(tmp_path, [hosted("big", upstream.base_url)], [policy]) as gate:
+        await gate.chat("Hi", **asked)
+        await stored(gate, seen == "exact")
+
+        assert tier(await gate.chat("Hi", **asked)) == seen
+
+
+async def test_who_asks_for_a_random_number_again_wants_another_one(
+    gate: Gateway, key: str, upstream: Upstream
+) -> None:
+    upstream.default = Plan(text="4")
+    for _ in range(2):
+        assert tier(await gate.chat("Give me a random number", key=key)) == "bypass"
+    await gate.chat("Give me a random number", key=key, temperature=0)
+    await stored(gate)
+    assert tier(await gate.chat("Give me a random number", key=key, temperature=0)) == "exact"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "headers", "most_s"),
+    [
+        ("What is the capital of France?", {}, 86_400),
+        ("What is the weather like today?", {}, 300),
+        ("What is the weather like today?", {"x-gateway-cache-ttl": "1h"}, 3600),
+    ],
+)
+async def test_an_answer_about_now_is_kept_for_minutes(
+    gate: Gateway, key: str, prompt: str, headers: dict[str, str], most_s: int
+) -> None:
+    await gate.chat(prompt, key=key, headers=headers)
+    await stored(gate)
+
+    [name] = await gate.runtime.redis.keys(gate.runtime.keys.exact("*"))
+    assert 0.85 * most_s < await gate.runtime.redis.ttl(name) <= most_s
