@@ -36,6 +36,8 @@ from gateway.errors import (
 )
 from gateway.features import extract
 from gateway.prompt_bound import PromptBound
+from gateway.routing import deadline_s, situation_of, with_params
+from gateway.shadows import Shadows
 from gateway.types import CacheEntry, CacheHit, Chunk, Decision, Where
 from gateway.visit import Bill, Visit, bill, ledger_entry, route_name
 
@@ -109,6 +111,7 @@ class Pipeline:
         self._settled = settled
         self._expected = exact.Expected()
         self.calls = Coalescer()
+        self.shadows = Shadows(books)
         self.hits = Hits(books.link, books.keys, books.spawn)
 
     async def answer(self, view: View, request: ChatRequest, principal: Principal) -> Reply:
@@ -160,7 +163,7 @@ class Pipeline:
 
     def _foresee(self, view: View, visit: Visit) -> Reservation | None:
         """Decide before admission where no stored answer is expected, so that one trip can admit and reserve."""
-        if visit.request.options.cache == "only-if-cached" or self._may_hit(visit):
+        if visit.request.options.cache == "only-if-cached" or visit.policy.reads_budget or self._may_hit(visit):
             return None
         try:
             return _worst_case(view, visit, self._decide(view, visit))
@@ -277,7 +280,12 @@ class Pipeline:
         score = view.scorer.score(visit.features)
         try:
             decision = policy.decide(
-                visit.features, score, unavailable=unavailable, local_only=visit.local_only, pinned=pinned
+                visit.features,
+                score,
+                unavailable=unavailable,
+                local_only=visit.local_only,
+                pinned=pinned,
+                situation=situation_of(view, visit),
             )
         except Overloaded as error:
             if set(away.values()) == {_NOT_ALLOWED}:
@@ -286,6 +294,9 @@ class Pipeline:
                 raise Unpriced(error.message) from None
             raise
         visit.decision, visit.degraded = decision, decision.degraded
+        if decision.params:
+            visit.request = with_params(visit.request, decision)
+            visit.max_tokens = visit.request.max_tokens or visit.max_tokens
         return decision
 
     def _within_budget(self, view: View, visit: Visit, decision: Decision) -> Decision:
@@ -331,8 +342,7 @@ class Pipeline:
         """Step 8. A retry that may be billed as well is reserved as well."""
         request = visit.request
         if request.max_tokens is None and visit.hold.parts:  # what was reserved of a budget is what may be answered
-            request = msgspec.structs.replace(request, max_tokens=visit.features.max_tokens)
-        deadline = request.options.deadline_ms
+            request = msgspec.structs.replace(request, max_tokens=visit.max_tokens)
         visit.model = decision.targets[0]
         began = time.perf_counter()
 
@@ -345,7 +355,7 @@ class Pipeline:
             return await view.fleet.call(
                 (*decision.targets, *decision.last_resort),
                 request,
-                deadline_s=None if deadline is None else deadline / 1000 - (began - visit.started),
+                deadline_s=deadline_s(request, decision, began - visit.started),
                 on_attempt=visit.attempts.append,
                 before_retry=before_retry,
             )
@@ -463,6 +473,8 @@ class Pipeline:
             self.hits.note(visit.hit.entry.id, entry.saved_nano)
         self._settled(entry)
         self.metrics.observe(entry)
+        if visit.pays and visit.status == "ok":
+            self.shadows.cast(view, visit)
         await self.books.settle(visit, entry, store)
         if visit.pays and visit.listener is not None:
             visit.listener.call.settle()
@@ -555,7 +567,7 @@ def _worst_case_of(view: View, visit: Visit, name: str, bound: PromptBound | Non
     price = view.prices.price(name, visit.ts_ms)
     if price is None:
         return Reservation(0, (name, None))
-    context, tokens = view.prices.context(name), visit.features.max_tokens
+    context, tokens = view.prices.context(name), visit.max_tokens
     tokens = (tokens if context is None else min(tokens, context)) * max(1, visit.request.n)
     model = view.settings.model(name)
     prompt = (bound or visit.bound).tokens(model.upstream_name if model else name, context)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Of an answer whose length nobody knows: about what chat traffic has (Azure's public traces, median 129 to 211).
 _LIKELY_TOKENS = 200
+# Two names for one bound: a body may have one of them.
+_LIMITS = ("max_tokens", "max_completion_tokens")
 
 
 def situation_of(view: View, visit: Visit) -> Situation:
@@ -71,9 +73,10 @@ def with_params(request: ChatRequest, decision: Decision) -> ChatRequest:
         return request
     given = dict(decision.params)
     limit = given.get("max_completion_tokens") or given.get("max_tokens")
+    kept = {name: raw for name, raw in request.fields.items() if limit is None or name not in _LIMITS}
     return msgspec.structs.replace(
         request,
-        fields={**request.fields, **given},
+        fields={**kept, **given},
         max_tokens=request.max_tokens if limit is None else msgspec.json.decode(limit, type=int | None),
     )
 

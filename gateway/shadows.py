@@ -75,7 +75,7 @@ class Shadows:
 
     async def _take(self, of: Visit, worst: int, limit_nano: int) -> bool:
         arguments = (str(worst), str(limit_nano), str(2 * _DAY_S))
-        return bool(await self._books.link.run(_TAKE, (self._purse(of),), arguments))
+        return bool(await self._books.link.run(_TAKE, (self._purse(of),), *arguments))
 
     def _purse(self, of: Visit) -> str:
         assert of.decision is not None

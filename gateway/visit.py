@@ -67,6 +67,7 @@ class Visit:
         self.pays = self.gone = False
         self.failures_shared = 0
         self.local_only = False
+        self.max_tokens = features.max_tokens
         self.store = False
         self.model = ""
         self.attempts: list[Attempt] = []

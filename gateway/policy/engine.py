@@ -127,6 +127,11 @@ class CompiledPolicy:
         return not _CLOCK.isdisjoint(self.variables)
 
     @functools.cached_property
+    def reads_budget(self) -> bool:
+        """Whether a rule reads what is left of a budget, which is known once a request is admitted."""
+        return "budget_left" in self.variables
+
+    @functools.cached_property
     def gate_rules(self) -> tuple[CompiledRule, ...]:
         """The rules that keep a request here."""
         return tuple(rule for rule in self.rules if rule.local_only)
