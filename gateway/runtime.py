@@ -41,9 +41,16 @@ _HEARTBEAT_S = 2.0
 _ALIVE_MS = 6_000
 _TAIL = 2_000
 _BLOCK_MS = 2_000
+_EVENTS_AT_ONCE = 100
+_BEGINNING = b"0-0"
+_TEND_S, _CHECK_S = 0.5, 2.0
 # Above _BLOCK_MS: a network that only drops would else leave this worker deaf to revocations for ever.
 _SOCKET_TIMEOUT_S = 4.0
 _log = log.get(__name__)
+
+
+class _Missed(Exception):
+    """Events may have gone unread."""
 
 
 class Runtime:
@@ -80,12 +87,13 @@ class Runtime:
     async def start(self, wait_s: float = 1.0) -> None:
         """Connect (waiting up to ``wait_s`` for Redis, then going on without it) and begin the background tasks."""
         await self.link.start(wait_s)
-        for work in (self._heartbeat(), self._follow(), self._replay_spool()):
+        for work in (self._heartbeat(), self._follow(), self._replay_spool(), self._tend_index(), self._check_index()):
             self._tasks.append(asyncio.create_task(work))
 
     async def close(self) -> None:
         """Finish what was begun, then let go of everything."""
         self.draining = True
+        self.semantic.close()
         await self.pipeline.calls.drain()
         await self.books.drain()
         await self._stop_tasks()
@@ -170,6 +178,21 @@ class Runtime:
                     count = await self.books.replay_spool()
                     _log.info("spool replayed", rows=count)
 
+    async def _tend_index(self) -> None:
+        while True:
+            try:
+                await self.semantic.partitions.tend()
+            except Exception:  # the task's edge: the index goes on as it is
+                _log.exception("the index of the cache could not be rebuilt")
+            await asyncio.sleep(_TEND_S)
+
+    async def _check_index(self) -> None:
+        """Entries may be deleted in Redis by other hands than ours: no event says so."""
+        while True:
+            await asyncio.sleep(_CHECK_S)
+            with contextlib.suppress(RedisError, OSError):
+                await self.semantic.partitions.check(self.redis, self.keys)
+
     async def _follow(self) -> None:
         """Keep this worker's copies true: key changes, cache changes and reloads of any worker arrive as events."""
         while True:
@@ -177,6 +200,8 @@ class Runtime:
                 last = await self._catch_up()
                 while True:
                     last = await self._next(last)
+            except _Missed:
+                _log.warning("events came faster than they could be followed; comparing with Redis instead")
             except (RedisError, OSError):
                 await asyncio.sleep(0.3)
             except Exception:  # the task's edge: one odd event must not end the following of revocations
@@ -184,16 +209,12 @@ class Runtime:
                 await asyncio.sleep(0.3)
 
     async def _catch_up(self) -> bytes:
-        """From scratch, since events may have been missed: forget the keys, rebuild the index."""
+        """From scratch, since events may have been missed: forget the keys, compare the index with Redis."""
         newest: Any = await self.redis.xrevrange(self.keys.events, count=1)
         self.ring.forget()
         await self._load_definitions()
-        self.semantic.apply({b"purge": b""})
-        prefix = self.keys.vectors("").encode()
-        async for name in self.redis.scan_iter(match=prefix + b"*", count=1000):
-            rows: Any = await self.redis.hgetall(name)
-            self.semantic.load(bytes(name).removeprefix(prefix).decode(), rows)
-        return bytes(newest[0][0]) if newest else b"0-0"
+        await self.semantic.partitions.refill(self.redis, self.keys)
+        return bytes(newest[0][0]) if newest else _BEGINNING
 
     async def _load_definitions(self) -> None:
         fields: Any = await self.redis.hgetall(self.keys.definitions)
@@ -201,7 +222,10 @@ class Runtime:
         self.ring.load(fields)
 
     async def _next(self, last: bytes) -> bytes:
-        reply: Any = await self.redis.xread({self.keys.events: last}, count=500, block=_BLOCK_MS)
+        """Raises _Missed where the stream was trimmed past ``last``, so that events may be gone unread."""
+        reply: Any = await self.redis.xread({self.keys.events: last}, count=_EVENTS_AT_ONCE, block=_BLOCK_MS)
+        if reply and last != _BEGINNING and not await self.redis.xrange(self.keys.events, last, last):
+            raise _Missed
         for _, messages in reply or ():
             for message_id, event in messages:
                 last = message_id

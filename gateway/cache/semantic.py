@@ -1,32 +1,45 @@
 """The semantic tier: the closest stored question of the partition, if it is close enough and the guard agrees.
 
 The threshold is static and strict: no static threshold keeps a stated wrong-answer rate with this kind of encoder, so
-until hits are judged one by one, few are better than wrong ones. Each worker holds a copy of the vectors, built from
-Redis when it starts and kept up by the event stream.
+until hits are judged one by one, few are better than wrong ones. Each worker holds a copy of the vectors
+(:mod:`gateway.cache.partitions`), built from Redis when it starts and kept up by the event stream.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from gateway.cache import exact, guard
-from gateway.cache.index import PartitionIndex, Vector
+from gateway.cache import codes, exact, guard
+from gateway.cache.codes import Vector
+from gateway.cache.index import PartitionIndex
 from gateway.cache.keys import CacheContext
+from gateway.cache.partitions import Partitions
 from gateway.errors import RedisAway, UpstreamError
 from gateway.protocols import Embedder
-from gateway.redis_io import Keys, RedisLink
+from gateway.redis_io import Keys, RedisLink, Script
 from gateway.types import CacheHit
 
 THRESHOLD = 0.97
 _EVENTS_KEPT = 20_000
-_UNLEARNT_MAX = 256
+_UNLEARNT_MAX = 4_096
 _BATCH = 8
+# While more is waiting than one batch, embedding what was answered takes this share of the time; requests come first.
+_LEARNING_SHARE = 0.2
 _log = logging.getLogger(__name__)
+
+# An answer that has gone meanwhile must leave no vector behind: nothing would ever remove it.
+_KEEP = Script(
+    """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
+redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[4], '*', 'add', ARGV[1], 'partition', ARGV[2], 'vector', ARGV[3])
+return 1
+"""
+)
 
 
 class SemanticCache:
@@ -35,23 +48,31 @@ class SemanticCache:
     def __init__(self, link: RedisLink, keys: Keys, embedder: Embedder | None) -> None:
         self._link, self._keys = link, keys
         self.embedder = embedder
-        self._partitions: dict[str, PartitionIndex] = {}
+        self.partitions = Partitions()
         self._unlearnt: deque[CacheContext] = deque()
         self._learning = asyncio.Lock()
+        self._closed = asyncio.Event()
+
+    def close(self) -> None:
+        """Learn nothing more."""
+        self._closed.set()
+        self._unlearnt.clear()
+        self.partitions.close()
 
     def candidates(self, context: CacheContext) -> bool:
         """Whether there is anything to compare with: without it, no embedding is computed."""
-        index = self._partitions.get(context.partition)
-        return bool(context.question) and self.embedder is not None and index is not None and len(index) > 0
+        return (
+            bool(context.question) and self.embedder is not None and self.partitions.get(context.partition) is not None
+        )
 
     async def recall(self, context: CacheContext) -> tuple[CacheHit | None, Vector | None]:
         """A stored answer to a question that means the same, and the question's embedding if one was computed.
 
         No entry in the partition: no embedding.
         """
-        if not self.candidates(context):
+        index = self.partitions.get(context.partition)
+        if index is None or not context.question or self.embedder is None:
             return None, None
-        index = self._partitions[context.partition]
         vectors = await self._embed([context.question])
         if vectors is None:
             return None, None
@@ -61,7 +82,7 @@ class SemanticCache:
         return await self._judge(context, index, vector), vector
 
     async def _judge(self, context: CacheContext, index: PartitionIndex, vector: Vector) -> CacheHit | None:
-        for entry_id, similarity in index.nearest(vector):
+        for entry_id, similarity in await index.search(vector, 4, self.partitions.thread):
             if not similarity >= THRESHOLD:
                 return None
             try:
@@ -69,7 +90,7 @@ class SemanticCache:
             except RedisAway:
                 return None
             if entry is None:
-                index.remove(entry_id)
+                self.partitions.remove(context.partition, entry_id)
             elif guard.differ(context.question, entry.prompt) is None:
                 return CacheHit(entry=entry, tier="semantic", similarity=min(1.0, similarity))
         return None
@@ -77,36 +98,46 @@ class SemanticCache:
     async def remember(self, context: CacheContext, vector: Vector | None = None) -> None:
         """Make the answer just stored under ``context.exact`` findable by similar questions. Off the request's path.
 
-        Embedding gives way to the requests that wait for one: a batch at a time, and past a bound nothing more is
-        learnt until there is room.
+        Embedding gives way to the requests that wait for one: a batch at a time, a share of the time, and past a bound
+        nothing more is learnt until there is room. Returns at once where another call is at it.
         """
         if not context.question or self.embedder is None:
             return
         if vector is not None:
             await self._keep(context, vector)
-        elif len(self._unlearnt) < _UNLEARNT_MAX:
+        elif len(self._unlearnt) < _UNLEARNT_MAX and not self._closed.is_set():
             self._unlearnt.append(context)
-            async with self._learning:
-                await self._learn()
+            if not self._learning.locked():
+                async with self._learning:
+                    await self._learn()
 
     async def _learn(self) -> None:
-        batch = [self._unlearnt.popleft() for _ in range(min(_BATCH, len(self._unlearnt)))]
-        vectors = await self._embed([context.question for context in batch]) if batch else None
-        if vectors is not None:
-            for context, vector in zip(batch, vectors, strict=True):
-                await self._keep(context, vector)
+        while self._unlearnt:
+            batch = [self._unlearnt.popleft() for _ in range(min(_BATCH, len(self._unlearnt)))]
+            began = time.perf_counter()
+            vectors = await self._embed([context.question for context in batch])
+            took = time.perf_counter() - began
+            if vectors is not None:
+                await asyncio.gather(*map(self._keep, batch, vectors))
+            if len(self._unlearnt) > _BATCH:
+                await self._pause(took * (1 / _LEARNING_SHARE - 1))
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._closed.wait(), seconds)
+        except TimeoutError:
+            return
 
     async def _keep(self, context: CacheContext, vector: Vector) -> None:
-        self._add(context.partition, context.exact, vector)
-        data = vector.tobytes()
+        code = codes.encode(vector)
+        self.partitions.add(context.partition, context.exact, code)
+        names = (self._keys.exact(context.exact), self._keys.vectors(context.partition), self._keys.events)
         try:
-            await self._link.call("HSET", self._keys.vectors(context.partition), context.exact, data)
-            await self._link.call(
-                *("XADD", self._keys.events, "MAXLEN", "~", str(_EVENTS_KEPT), "*"),
-                *("add", context.exact, "partition", context.partition, "vector", data),
-            )
+            kept = await self._link.run(_KEEP, names, context.exact, context.partition, code, str(_EVENTS_KEPT))
         except RedisAway:
             return
+        if not kept:
+            self.partitions.remove(context.partition, context.exact)
 
     async def _embed(self, texts: Sequence[str]) -> Vector | None:
         """Shape (texts, dimension); None where the embedder is away."""
@@ -118,31 +149,16 @@ class SemanticCache:
             return None
         return vectors
 
-    def _add(self, partition: str, entry_id: str, vector: Vector) -> None:
-        index = self._partitions.get(partition)
-        if index is None or index.dimension != len(vector):
-            index = self._partitions[partition] = PartitionIndex(len(vector))
-        index.add(entry_id, vector)
-
     def apply(self, event: Mapping[bytes, bytes]) -> None:
         """Follow a change made by any worker: ``add``, ``drop`` (an entry) or ``purge`` (all)."""
         if b"purge" in event:
-            self._partitions.clear()
+            self.partitions.clear()
         elif entry := event.get(b"add"):
-            self._add(event[b"partition"].decode(), entry.decode(), np.frombuffer(event[b"vector"], dtype=np.float32))
+            self.partitions.add(event[b"partition"].decode(), entry.decode(), event[b"vector"])
         elif dropped := event.get(b"drop"):
-            index = self._partitions.get(event[b"partition"].decode())
-            if index is not None:
-                index.remove(dropped.decode())
-                if not len(index):
-                    del self._partitions[event[b"partition"].decode()]
-
-    def load(self, partition: str, rows: Mapping[bytes, bytes]) -> None:
-        """Take over a partition's vectors as Redis holds them: entry id → float32 bytes."""
-        for entry, data in rows.items():
-            self._add(partition, entry.decode(), np.frombuffer(data, dtype=np.float32))
+            self.partitions.remove(event[b"partition"].decode(), dropped.decode())
 
     @property
     def size(self) -> int:
         """Vectors held by this worker."""
-        return sum(len(index) for index in self._partitions.values())
+        return len(self.partitions)
