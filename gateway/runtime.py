@@ -95,6 +95,7 @@ class Runtime:
         self.draining = True
         self.semantic.close()
         await self.pipeline.calls.drain()
+        await self.pipeline.shadows.close()
         await self.books.drain()
         await self._stop_tasks()
         with contextlib.suppress(RedisAway):

@@ -6,6 +6,8 @@ the books under the key ``shadow``, never charged to the budget of who asked; ``
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 KEY = "shadow"
 _DAY_S = 86_400
 _RUNNING_MAX = 64
+_PATIENCE_S = 120.0
 _log = logging.getLogger(__name__)
 
 # Amounts are decimal strings: Lua's numbers lose digits.
@@ -45,7 +48,7 @@ class Shadows:
 
     def __init__(self, books: Books) -> None:
         self._books = books
-        self._running = 0
+        self._asking: set[asyncio.Task[None]] = set()
 
     def cast(self, view: View, visit: Visit) -> None:
         """Begin what the decision wishes for; returns at once."""
@@ -56,22 +59,30 @@ class Shadows:
         if shadow is None:
             return
         for name in decision.shadow:
-            if self._running >= _RUNNING_MAX or view.fleet.unavailable(name) or view.prices.price(name) is None:
+            if len(self._asking) >= _RUNNING_MAX or view.fleet.unavailable(name) or view.prices.price(name) is None:
                 continue
-            self._running += 1
-            self._books.spawn(self._ask(view, visit, name, round(shadow.usd_per_day * NANO)))
+            task = asyncio.create_task(self._ask(view, visit, name, round(shadow.usd_per_day * NANO)))
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
+
+    async def close(self) -> None:
+        """Break off what is under way; it is in the books all the same."""
+        for task in self._asking:
+            task.cancel()
+        await asyncio.gather(*self._asking, return_exceptions=True)
 
     async def _ask(self, view: View, of: Visit, name: str, limit_nano: int) -> None:
+        features = of.features
+        worst = view.prices.worst_case_nano(name, features.prompt_tokens, features.max_tokens, at_ms=of.ts_ms)
         try:
-            features = of.features
-            worst = view.prices.worst_case_nano(name, features.prompt_tokens, features.max_tokens, at_ms=of.ts_ms)
             if await self._take(of, worst, limit_nano):
-                spent = await self._answer(view, of, name)
-                await self._books.link.call("DECRBY", self._purse(of), str(max(0, worst - spent)))
+                visit = _visit(of, name)
+                try:
+                    await self._answer(view, visit)
+                finally:
+                    self._books.spawn(self._settle(view, of, visit, worst))
         except RedisAway:
             _log.debug("no shadow of %s: its budget cannot be checked", of.request.id)
-        finally:
-            self._running -= 1
 
     async def _take(self, of: Visit, worst: int, limit_nano: int) -> bool:
         arguments = (str(worst), str(limit_nano), str(2 * _DAY_S))
@@ -82,26 +93,33 @@ class Shadows:
         day = datetime.fromtimestamp(of.ts_ms / 1000, UTC).date().isoformat()
         return f"{self._books.keys.prefix}{KEY}:{of.policy.name}:{of.decision.rule}:{day}"
 
-    async def _answer(self, view: View, of: Visit, name: str) -> int:
-        """Ask and put it in the books; what it cost in nano-dollars."""
-        visit = _visit(of, name)
+    async def _answer(self, view: View, visit: Visit) -> None:
         try:
-            answer = await view.fleet.call((name,), visit.request, on_attempt=visit.attempts.append)
+            answer = await view.fleet.call(
+                (visit.model,), visit.request, deadline_s=_PATIENCE_S, on_attempt=visit.attempts.append
+            )
             visit.take(answer.first)
             await answer.rest.aclose()
         except GatewayError as error:
             visit.fail("error", error.status, f"{error.code}: {error.message}")
+        except asyncio.CancelledError:
+            visit.fail("cancelled", 499, "the gateway stopped")
+            raise
+
+    async def _settle(self, view: View, of: Visit, visit: Visit, worst: int) -> None:
+        """Put it in the books, and what it did not cost back into the day's purse."""
         await visit.count()
         amount = bill(visit, view.prices)
-        model = view.settings.model(name)
+        model = view.settings.model(visit.model)
         served: Where = "none"
         if visit.first_byte is not None and model is not None:
             served = "local" if model.is_local else "hosted"
         entry = ledger_entry(visit, amount, provider=model.kind if model else "", served=served)
-        entry = msgspec.structs.replace(entry, saved_nano=0, baseline_nano=0)
         detail = {**entry.detail, "shadow_of": of.request.id}
-        await self._books.settle(visit, msgspec.structs.replace(entry, detail=detail), None)
-        return amount.cost_nano
+        entry = msgspec.structs.replace(entry, saved_nano=0, baseline_nano=0, detail=detail)
+        await self._books.settle(visit, entry, None)
+        with contextlib.suppress(RedisAway):  # the day's purse is then a little smaller than it should be
+            await self._books.link.call("DECRBY", self._purse(of), str(max(0, worst - amount.cost_nano)))
 
 
 def _visit(of: Visit, name: str) -> Visit:

@@ -95,6 +95,10 @@ class TestShadows:
         upstream.plans["second"] = Plan(hang=True)
         reply = await asyncio.wait_for(gate.chat(model="auto:mirrored"), 10)
         assert reply.status_code == 200
+        await until(lambda: len(upstream.requests) == 2)
+        await gate.runtime.pipeline.shadows.close()
+        rows = {row.key_id: row for row in await gate.rows(2)}
+        assert (rows["shadow"].status, rows["anonymous"].status) == ("cancelled", "ok")
 
     async def test_its_budget_of_the_day_is_its_own(self, gate: Gateway, upstream: Upstream) -> None:
         key = await gate.key(budget_usd=1)
