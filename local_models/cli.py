@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     _embed_arguments(commands.add_parser("embed", help="serve a sentence-transformers model: POST /v1/embeddings"))
     _quantize_arguments(commands.add_parser("quantize", help="write a GGUF file in another quantisation type"))
     _measure_arguments(commands.add_parser("measure", help="print a GGUF model's speed and quality as JSON"))
+    _static_arguments(commands.add_parser("static", help="write an embedding model's table of token vectors"))
     return parser
 
 
@@ -117,6 +118,11 @@ def _measure_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_measure)
 
 
+def _static_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=_existing, metavar="DIR", help="the model folder; static.npz is written into it")
+    parser.set_defaults(run=_static)
+
+
 def _common_arguments(parser: argparse.ArgumentParser, threads: str) -> None:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--uds", type=Path, metavar="SOCKET", help="listen on a Unix socket")
@@ -180,6 +186,16 @@ def _measure(args: argparse.Namespace) -> int:
     measured = measure_here(args.model, args.source, args.threads, args.verbose)
     print(msgspec.json.encode(measured).decode())
     return 0
+
+
+def _static(args: argparse.Namespace) -> int:
+    from local_models.embed.static import write
+
+    if written := write(args.model):
+        print(written)
+        return 0
+    print(f"local_models: {args.model.name} is of a kind whose embedding layer is not known here", file=sys.stderr)
+    return 1
 
 
 def _address(args: argparse.Namespace) -> Address:

@@ -6,6 +6,7 @@ happen in `<models_dir>/.downloads` and end in a rename. Where the final file is
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -27,6 +28,7 @@ from local_models.download import (
     locked,
     silent,
 )
+from local_models.embed import static
 from local_models.quantize import quantize
 
 __all__ = ["DigestMismatch", "FetchError", "Progress", "ensure", "pull", "ready_path"]
@@ -40,19 +42,27 @@ def ready_path(name: str, models_dir: Path, catalog: Path = CATALOG) -> Path:
 def ensure(name: str, models_dir: Path, progress: Progress = silent, catalog: Path = CATALOG) -> Path:
     """The model, pulled and quantised if it is missing. Returns what to hand to `local_models chat|embed --model`.
 
+    An embedder's folder gets its table of token vectors, where its kind is known and the folder can be written to.
     Safe to call from several processes at once. Raises UnknownModel, FetchError, DigestMismatch, QuantizeError.
     """
     item = entry(name, catalog)
     ready = ready_path(name, models_dir, catalog)
-    if ready.exists():
-        return ready
+    if not ready.exists():
+        _make_ready(name, item, ready, models_dir, progress, catalog)
+    if item.kind == "embed" and not (ready / static.NAME).exists():
+        with contextlib.suppress(OSError):
+            progress("token vectors", 0, None)
+            static.write(ready)
+    return ready
+
+
+def _make_ready(name: str, item: Entry, ready: Path, models_dir: Path, progress: Progress, catalog: Path) -> None:
     pulled = pull(name, models_dir, progress, catalog)
     if pulled == ready:
-        return ready
+        return
     with locked(_workspace(models_dir) / f"{item.name}.lock", progress):
         if not ready.exists():
             quantize(pulled, ready, item.type or "", progress)
-    return ready
 
 
 def pull(name: str, models_dir: Path, progress: Progress = silent, catalog: Path = CATALOG) -> Path:
