@@ -5,8 +5,9 @@ What was spent stays in the books, who spent it does not. In this order, so that
 1. what is on its way to SQL arrives there: spooled settlements, the ledger stream;
 2. a key's definition goes, so that it is refused from now on; what it did meanwhile arrives too;
 3. stored answers go that were made for them (known by the moment and model of their rows);
-4. rows lose identity, tags, session and inputs, kept contents are deleted (:meth:`SqlStore.erase`);
-5. counters and limits that carry the name go, unreadable messages lose it;
+4. budgets of their own go, rows lose identity, tags, session and inputs, kept contents are deleted, and the database
+   writes anew what held them (:meth:`SqlStore.erase`);
+5. counters and limits that carry the name go, unreadable messages and our own logs lose it;
 6. snapshots go (they are made anew), and Redis writes its file anew, without the past.
 """
 
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
-from redis.exceptions import ResponseError
+from redis.exceptions import ResponseError, WatchError
 
 from gateway.budget.accounts import opened
 from gateway.budget.definitions import Budget
@@ -44,6 +45,7 @@ REVOKED_WITHIN_S = 1.0  # what every worker promises
 REWRITE_S = 300.0
 LEAST_LETTERS = 6
 _EVER = Period(0, 1 << 52)
+_WRITING = ("aof_rewrite_in_progress", "aof_rewrite_scheduled", "rdb_bgsave_in_progress")
 _AT_ONCE = 200
 _CHUNK = 4 * 1024 * 1024
 
@@ -73,18 +75,21 @@ class Eraser:
             LedgerAway, redis.RedisError: half done; run it again.
         """
         left = await self._arrive()
-        definitions = 0
+        definitions, called = 0, {name}
         if who == "key":
+            called |= await self._called(name)
             definitions = await self._forget_definitions(name)
             await asyncio.sleep(REVOKED_WITHIN_S)
             left = await self._arrive()
         entries = await self._drop_entries(who, name)
+        await self._forget_budgets(who, name)
         erased = await self._store.erase(**{"end_user" if who == "user" else "key_id": name})
         counters = await self._drop_budgets(who, name) + await self._drop_counters(name)
         counters += await self._blank_dead(who, name)
         await self._redis.xadd(self._keys.events, {"erased": b"1"}, maxlen=10_000, approximate=True)
         await asyncio.to_thread(_remove_snapshots, self._data_dir)
         left += await self._rewrite()
+        await asyncio.to_thread(_mask_logs, self._data_dir / "logs", called)
         if len(name) >= LEAST_LETTERS:
             left += await asyncio.to_thread(_found_in_files, self._data_dir, name)
         return Report(
@@ -106,6 +111,20 @@ class Eraser:
             await self._redis.hdel(self._keys.api_keys, each)
             await self._redis.xadd(self._keys.events, {"key": each}, maxlen=10_000, approximate=True)
         return len(set(hashes))
+
+    async def _called(self, key_id: str) -> set[str]:
+        """What people call a key, where no other key is called so."""
+        records = await self._store.keys()
+        others = {record["name"] for record in records if record["id"] != key_id}
+        return {record["name"] for record in records if record["id"] == key_id} - others
+
+    async def _forget_budgets(self, who: Who, name: str) -> None:
+        """In SQL: Redis follows."""
+        for field, value in (await self._store.definitions()).items():
+            if field.startswith(FIELD):
+                budget = msgspec.json.decode(value, type=Budget)
+                if (budget.scope, budget.subject) == (who, name):
+                    await self._store.put_definition(field, "")
 
     async def _arrive(self) -> list[str]:
         """Have everything settled so far in SQL. Workers empty their own spools while Redis answers."""
@@ -196,6 +215,7 @@ class Eraser:
         ids = [message_id for message_id, fields in messages if fields.get(b"account") in accounts]
         if ids:
             await self._redis.xdel(self._keys.alerts, *ids)
+            await self._made_anew(self._keys.alerts)
 
     async def _blank_dead(self, who: Who, name: str) -> int:
         """Messages that no database would take keep their money and lose the name."""
@@ -216,7 +236,26 @@ class Eraser:
             pipe.xadd(stream, kept)  # type: ignore[arg-type]
             await pipe.execute()
             blanked += 1
+        if blanked:
+            await self._made_anew(stream)
         return blanked
+
+    async def _made_anew(self, stream: str) -> None:
+        """The same messages in a new stream: of those deleted, Redis' memory and its snapshots keep the bytes."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            while True:
+                with contextlib.suppress(WatchError):
+                    await pipe.watch(stream)
+                    messages: Any = await self._redis.xrange(stream)
+                    about: Any = await self._redis.xinfo_stream(stream)
+                    if about["groups"]:
+                        return
+                    pipe.multi()  # type: ignore[no-untyped-call]
+                    pipe.delete(stream)
+                    for message_id, fields in messages:
+                        pipe.xadd(stream, fields, id=message_id)
+                    await pipe.execute()
+                    return
 
     async def _rewrite(self) -> list[str]:
         """A new append-only file, as commands: in a binary one, streams still hold what was deleted from them."""
@@ -224,7 +263,9 @@ class Eraser:
             if await self._setting("appendonly") == "yes":
                 await self._rewritten(await self._setting("aof-use-rdb-preamble"))
             if await self._setting("save"):
+                await self._idle()
                 await self._redis.bgsave()
+                await self._idle()
         except (ResponseError, TimeoutError) as error:
             return [f"Redis: its files could not be written anew ({error}); run BGREWRITEAOF there"]
         return []
@@ -247,7 +288,7 @@ class Eraser:
         async with asyncio.timeout(REWRITE_S):
             while True:
                 state: Any = await self._redis.info("persistence")
-                if not (state["aof_rewrite_in_progress"] or state["aof_rewrite_scheduled"]):
+                if not any(state[kind] for kind in _WRITING):
                     return
                 await asyncio.sleep(0.02)
 
@@ -267,6 +308,20 @@ def _waiting(spool: Path) -> list[Path]:
 
 def _remove_snapshots(data_dir: Path) -> None:
     shutil.rmtree(data_dir / "snapshots", ignore_errors=True)
+
+
+def _mask_logs(logs: Path, names: set[str]) -> None:
+    """In place and as long as before: whoever appends to a log goes on where it is."""
+    needles = [name.encode() for name in names if len(name) >= LEAST_LETTERS]
+    for path in sorted(logs.glob("*.log*")):
+        with contextlib.suppress(OSError), path.open("r+b") as file:
+            held = file.read()
+            for needle in needles:
+                at = held.find(needle)
+                while at >= 0:
+                    file.seek(at)
+                    file.write(b"-" * len(needle))
+                    at = held.find(needle, at + len(needle))
 
 
 def _found_in_files(data_dir: Path, name: str) -> list[str]:

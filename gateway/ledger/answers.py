@@ -168,7 +168,8 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Erased(msgspec.Struct, frozen=True, kw_only=True):
-    """What an erasure has touched: rows that no longer say who, and contents that are gone."""
+    """What an erasure has touched: rows that no longer say who, in these months, and contents that are gone."""
 
     rows: int
     contents: int
+    months: tuple[str, ...] = ()

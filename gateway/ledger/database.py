@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from gateway.ledger.errors import LedgerAway, LedgerRefused
 
 BUSY_S = 5.0
+REWRITE_S = 3600.0
 _BAD_VALUE = ("22", "23", "54")
 # Deleted content is overwritten where it stood: an erasure has to leave nothing behind.
 _WRITER_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "cache_size=-65536")
@@ -54,16 +55,27 @@ def lock_writers(connection: Connection) -> None:
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7305219)")
 
 
-async def overwritten(engine_: AsyncEngine) -> None:
-    """Let nothing deleted be found in the files any longer: SQLite's log still holds pages as they were, and
-    PostgreSQL keeps dead rows until it is told to write the tables anew.
+async def overwritten(engine_: AsyncEngine, tables: Sequence[str]) -> None:
+    """Let nothing that was deleted from ``tables`` be found in the database's files any longer.
+
+    SQLite's log still holds pages as they were. PostgreSQL keeps dead rows, VACUUM frees their place and leaves their
+    bytes, and its planner's statistics hold common values: so the tables are written anew, each locked meanwhile.
     """
     async with engine_.connect() as connection:
         if connection.dialect.name == "sqlite":
             await _checkpoint(connection)
         else:
-            await connection.execution_options(isolation_level="AUTOCOMMIT")
-            await connection.exec_driver_sql("VACUUM")
+            await _rewrite(connection, tables)
+
+
+async def _rewrite(connection: AsyncConnection, tables: Sequence[str]) -> None:
+    """Only a superuser may write PostgreSQL's statistics anew; others are told by a notice, and go on."""
+    await connection.execution_options(isolation_level="AUTOCOMMIT")
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    for table in tables:
+        await driver.execute(f'VACUUM (FULL, ANALYZE) "{table}"', timeout=REWRITE_S)
+    await driver.execute("ANALYZE ledger", timeout=REWRITE_S)
+    await driver.execute("VACUUM FULL pg_catalog.pg_statistic", timeout=REWRITE_S)
 
 
 async def _checkpoint(connection: AsyncConnection) -> None:

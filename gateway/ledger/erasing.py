@@ -9,17 +9,19 @@ from __future__ import annotations
 import secrets
 from typing import Literal
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, insert, select
 
-from gateway.ledger import pages, writing
+from gateway.ledger import months, pages, writing
 from gateway.ledger.answers import Erased
 from gateway.ledger.rollups import EVERY
 from gateway.ledger.rows import Row, shortened
-from gateway.ledger.tables import ENTRY_COLUMNS, contents, rollup_day, series
+from gateway.ledger.tables import ENTRY_COLUMNS, contents, rollup_day, series, state
 
 Who = Literal["end_user", "key_id"]
+UNWRITTEN = "erased_unwritten"
 _ALWAYS = (0, 1 << 53)
 _AT_ONCE = 500
+_WHEN = ENTRY_COLUMNS.index("ts_ms")
 
 
 def erase(connection: Connection, who: Who, name: str) -> Erased:
@@ -27,12 +29,23 @@ def erase(connection: Connection, who: Who, name: str) -> Erased:
     name = shortened(name)
     gone = connection.execute(delete(contents).where(contents.c[who] == name)).rowcount
     replacement = f"erased-{secrets.token_hex(6)}"
-    count = 0
+    count, touched = 0, set[str]()
     while rows := _some(connection, who, name):
         writing.change(connection, [_blank(row, who, replacement) for row in rows], rows)
         count += len(rows)
+        touched |= {months.month_of(int(row.values[_WHEN])) for row in rows}
     connection.execute(delete(series).where(series.c.id.not_in(select(rollup_day.c.series))))
-    return Erased(rows=count, contents=gone)
+    return Erased(rows=count, contents=gone, months=_unwritten(connection, touched))
+
+
+def _unwritten(connection: Connection, touched: set[str]) -> tuple[str, ...]:
+    """Months whose files still hold what was erased, from an earlier try on, should the writing anew fail."""
+    before = connection.execute(select(state.c.value).where(state.c.name == UNWRITTEN)).scalar()
+    names = sorted(touched | set(filter(None, (before or "").split(","))))
+    connection.execute(delete(state).where(state.c.name == UNWRITTEN))
+    if names:
+        connection.execute(insert(state), [{"name": UNWRITTEN, "value": ",".join(names)}])
+    return tuple(name for name in names if name in months.existing(connection))
 
 
 def _some(connection: Connection, who: Who, name: str) -> list[Row]:

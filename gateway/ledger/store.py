@@ -45,6 +45,8 @@ from gateway.types import Content, LedgerEntry
 
 _T = TypeVar("_T")
 _EVER = (0, 1 << 53)
+# Tables beside the months of rows in which somebody's name may stand.
+_NAMING = ("contents", "definitions", "keys", "rollup_day", "rollup_hour", "series")
 _LISTS = ("tags", "models", "policies", "allowed_tags")
 _BY_KEY = next(cut for cut in SINGLE if cut.own == ("key_id",))
 
@@ -149,7 +151,8 @@ class SqlStore:
         who, name = ("end_user", end_user) if end_user is not None else ("key_id", key_id)
         erased = await self._write(erasing.erase, who, name)
         with translated():
-            await overwritten(self._engine)
+            await overwritten(self._engine, (*_NAMING, *erased.months))
+        await self._write(_forget_state, erasing.UNWRITTEN)
         return erased
 
     async def drop_key(self, key_id: str) -> None:

@@ -164,11 +164,52 @@ async def test_a_name_that_redis_uses_itself_erases_nothing_of_its_own(
 
 
 async def test_what_still_holds_the_name_is_said(running: Gateway, store: SqlStore) -> None:
-    notes = running.folder / "data" / "logs"
-    notes.mkdir()
-    (notes / "worker-1.log").write_text(f"somebody logged {USER}")
+    notes = running.folder / "data" / "notes.txt"
+    notes.write_text(f"somebody wrote down {USER}")
     report = await Eraser(running.runtime.redis, store, running.folder / "data").erase("user", USER)
-    assert report.left == (f"{notes / 'worker-1.log'}: the name stands in it",)
+    assert report.left == (f"{notes}: the name stands in it",)
+
+
+async def test_our_logs_lose_the_name_while_they_are_written(running: Gateway, store: SqlStore) -> None:
+    logs = running.folder / "data" / "logs"
+    logs.mkdir()
+    await store.put_key(key_record("key_old", name="planted-name"))
+    await store.put_key(key_record("key_new", name="shared-name"))
+    (logs / "gateway.log.1").write_text("key_old and planted-name, planted-name")
+    with (logs / "gateway.log").open("ab", buffering=0) as log:
+        log.write(b"1 key_old called planted-name\n2 key_new called shared-name\n")
+        report = await Eraser(running.runtime.redis, store, running.folder / "data").erase("key", "key_old")
+        log.write(b"3\n")
+    assert report.left == ()
+    assert (logs / "gateway.log").read_text() == "1 ------- called ------------\n2 key_new called shared-name\n3\n"
+    assert (logs / "gateway.log.1").read_text() == "------- and ------------, ------------"
+
+
+async def test_budgets_in_sql_alone_go_too(running: Gateway, store: SqlStore) -> None:
+    for budget in (Budget(id="b1", scope="user", subject=USER), Budget(id="b2", scope="user", subject="other")):
+        await store.put_definition(f"{FIELD}{budget.id}", msgspec.json.encode(budget).decode())
+    await Eraser(running.runtime.redis, store, running.folder / "data").erase("user", USER)
+    assert set(await store.definitions()) == {f"{FIELD}b2"}
+
+
+async def test_a_snapshot_of_redis_holds_nothing_of_what_its_streams_held(running: Gateway, store: SqlStore) -> None:
+    """A stream keeps the bytes of what was deleted from it until all of their block is."""
+    redis, data = running.runtime.redis, running.folder / "data"
+    for number in range(5):
+        about: Any = {
+            "e": msgspec.json.encode(entry(f"d{number}", end_user=USER if number == 2 else "")),
+            "reason": "x",
+        }
+        await redis.xadd(dead_key(KEYS), about)
+    await redis.config_set("save", "3600 1")
+    await redis.config_set("dbfilename", "dump.rdb")
+    await redis.config_set("rdbcompression", "no")
+    folder = running.redis.folder
+    await redis.save()
+    assert USER.encode() in (folder / "dump.rdb").read_bytes()
+    await Eraser(redis, store, data).erase("user", USER)
+    assert USER.encode() not in (folder / "dump.rdb").read_bytes()
+    assert await redis.xlen(dead_key(KEYS)) == 5
 
 
 def test_the_command_works_with_nothing_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
