@@ -24,12 +24,17 @@ _LEAST_TENSOR, _LEAST_PAIR = 24, 13
 # beyond any model.
 _MOST_NAME, _MOST_DIMENSIONS, _MOST_LAYERS = 63, 4, 512
 _MOST_ALIGNMENT, _MOST_WIDTH = 1 << 16, 1 << 20
+# LLAMA_MAX_EXPERTS, and where a tensor in memory must begin (TENSOR_ALIGNMENT).
+_MOST_EXPERTS, _PLACE = 512, 32
 # What some converters write for a special token that a model lacks.
 _NO_TOKEN = 0xFFFFFFFF
 
 # Metadata types by number. https://github.com/ggml-org/ggml/blob/master/include/gguf.h
 _SCALARS = {kind: struct.Struct(f"<{code}") for kind, code in zip((*range(8), 10, 11, 12), "BbHhIif?Qqd", strict=True)}
 STRING, ARRAY = 8, 9
+_ROPE_SCALINGS = {"none", "linear", "yarn", "longrope"}
+# Vocabularies of models that take no text, or give none: asked for it, llama.cpp aborts.
+_MUTE_TOKENIZERS = {"none", "no_vocab", "bert"}
 _MOST_OF = {"block_count": _MOST_LAYERS, "embedding_length": _MOST_WIDTH, "context_length": (1 << 31) - 1}
 
 # Tensor types by number: name, weights in a block, bytes of a block; numbers left out are retired.
@@ -51,7 +56,8 @@ class NotGGUF(ValueError):
 
 
 class Field(msgspec.Struct, frozen=True):
-    """A metadata value. Of an array, `value` is None, `element` its type and `count` its length; bytes begin–end."""
+    """A metadata value, bytes begin–end. Of an array, `element` is its type and `count` its length; `value` is a tuple
+    where it has numbers for no more than the layers of a model, else None."""
 
     kind: int
     value: Any
@@ -86,7 +92,7 @@ class Header(msgspec.Struct, frozen=True):
         return str(self.metadata["general.architecture"].value)
 
     def get(self, key: str) -> Any:
-        """The value of `<architecture>.<key>`; None where it is missing or an array."""
+        """The value of `<architecture>.<key>`; None where it is missing."""
         field = self.metadata.get(f"{self.architecture}.{key}")
         return field.value if field else None
 
@@ -177,8 +183,12 @@ class _Reader:
         begin, kind = self._at, self._number("<I")
         if kind == ARRAY:
             element, count = self._number("<I"), self._number("<Q")
+            first = self._at
             self._skip(key, element, count)
-            return Field(kind, None, begin, self._at, element, count)
+            values = None
+            if element in _SCALARS and count <= _MOST_LAYERS:
+                values = tuple(value for (value,) in _SCALARS[element].iter_unpack(self._data[first : self._at]))
+            return Field(kind, values, begin, self._at, element, count)
         if kind == STRING:
             return Field(kind, self._string(), begin, self._at)
         if kind not in _SCALARS:
@@ -227,7 +237,7 @@ def _aligned(offset: int, alignment: int) -> int:
 
 
 def _plausible(header: Header) -> None:
-    """What llama.cpp divides by, allocates by or indexes with."""
+    """What llama.cpp divides by, allocates by, indexes with or asserts."""
     field = header.metadata.get("general.architecture")
     if field is None or field.kind != STRING or not field.value:
         raise NotGGUF("says no general.architecture")
@@ -236,12 +246,39 @@ def _plausible(header: Header) -> None:
         if not isinstance(value, int) or not 0 < value <= most:
             raise NotGGUF(f"{header.architecture}.{key} is {value!r}")
     for key, field in header.metadata.items():
-        if isinstance(field.value, float) and not isfinite(field.value):
+        if any(isinstance(number, float) and not isfinite(number) for number in _each(field)):
             raise NotGGUF(f"{key} is {field.value}")
-    heads = header.metadata.get(f"{header.architecture}.attention.head_count")
-    if heads and heads.kind != ARRAY and not 0 < (heads.value or 0) <= header.get("embedding_length"):
-        raise NotGGUF(f"{header.architecture}.attention.head_count is {heads.value!r}")
+    if header.data % _PLACE:
+        raise NotGGUF(f"its tensors begin at {header.data}, which is no multiple of {_PLACE}")
+    if header.get("rope.scaling.type") not in (None, *_ROPE_SCALINGS):
+        raise NotGGUF(f"{header.architecture}.rope.scaling.type is {header.get('rope.scaling.type')!r}")
+    _plausible_numbers(header)
     _plausible_vocabulary(header.metadata)
+
+
+def _plausible_numbers(header: Header) -> None:
+    blocks, width = header.get("block_count"), header.get("embedding_length")
+    # A layer may have no heads where they are given layer by layer.
+    _within(header, "attention.head_count", 0 if isinstance(header.get("attention.head_count"), tuple) else 1, width)
+    for norm in ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon"):
+        _within(header, f"attention.{norm}", 0, 1)
+    _within(header, "nextn_predict_layers", 0, blocks)
+    experts = _within(header, "expert_count", 0, _MOST_EXPERTS)
+    if not _within(header, "expert_used_count", min(experts, 1), experts) and experts:
+        raise NotGGUF(f"{header.architecture} has {experts:g} experts and uses none")
+
+
+def _within(header: Header, key: str, least: float, most: float) -> float:
+    """The value, of an array the greatest, 0 where it is missing. Raises NotGGUF where one is out of bounds."""
+    field = header.metadata.get(f"{header.architecture}.{key}")
+    numbers = _each(field) if field else ()
+    if not all(isinstance(number, int | float) and least <= number <= most for number in numbers):
+        raise NotGGUF(f"{header.architecture}.{key} is {header.get(key)!r}")
+    return max(numbers, default=0)
+
+
+def _each(field: Field) -> tuple[Any, ...]:
+    return field.value if isinstance(field.value, tuple) else (field.value,)
 
 
 def _plausible_vocabulary(metadata: Mapping[str, Field]) -> None:
@@ -250,6 +287,9 @@ def _plausible_vocabulary(metadata: Mapping[str, Field]) -> None:
         return
     if tokens.element != STRING or not tokens.count:
         raise NotGGUF("tokenizer.ggml.tokens is not a list of strings")
+    model = metadata.get("tokenizer.ggml.model")
+    if model and model.value in _MUTE_TOKENIZERS:
+        raise NotGGUF(f"a vocabulary of the kind {model.value!r} gives no text")
     for key in ("scores", "token_type"):
         beside = metadata.get(f"tokenizer.ggml.{key}")
         if beside and beside.count != tokens.count:
