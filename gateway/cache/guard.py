@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 from gateway.cache.keys import normalise
-from gateway.cache.words import FUNCTION_WORDS, Text, listed, opposites, read, stem
+from gateway.cache.words import FUNCTION_WORDS, Text, lexicon, listed, read, stem
 
 _SYMBOL = re.compile(r"[+*/=<>^%&|~#@$€£¥\\°×÷±√²³]|(?<!\w)-|-(?!\w)")
 _PERCENT = re.compile(r"\bper\s?cent\b")
@@ -24,6 +24,7 @@ _NEGATION = frozenset(listed("no not never none without cannot nobody nothing ne
 # "NOT", "ALL": said loudly. "IT", "US" and "WHO" are names.
 _EMPHASISED = (FUNCTION_WORDS | {"ok"}) - {"it", "us", "who"}
 _PERSONS = frozenset(listed("he she him her his hers"))
+_SWITCHING = frozenset(listed("turn turns turned turning switch switches switched switching"))
 _PREFIXES, _PREFIXED = ("un", "dis", "non", "in", "im", "ir"), 5
 _ARTICLES = frozenset(listed("a an the"))
 # Words of one pole rule out those of the others: "before" is not "after", Monday is not Tuesday.
@@ -144,10 +145,15 @@ def _capitalised(text: Text) -> set[str]:
     """Stems of the words that are capitalised though they begin no sentence, unless all of them are."""
     begins = {found.group(1) for found in _BEGINS.finditer(text.raw)}
     rest = [word for word in text.words if word[0].isalpha() and word.lower() not in FUNCTION_WORDS]
-    named = [word for word in rest if word[0].isupper() and word not in begins]
+    named = [word for word in rest if word[0].isupper() and (word not in begins or _owns(word))]
     if len(named) > 3 and len(named) == len(rest):
         return set()
     return {stem(word.lower()) for word in named}
+
+
+def _owns(word: str) -> bool:
+    """ "Austria's", not "How's"."""
+    return word.endswith("'s") and word.removesuffix("'s").lower() not in FUNCTION_WORDS
 
 
 def _spelling(left: Text, right: Text) -> bool:
@@ -162,13 +168,20 @@ def _written(text: Text) -> str:
 
 
 def _opposites(left: Text, right: Text) -> bool:
-    a, b = left.stems, right.stems
+    a, b = left.stems | _switched(left), right.stems | _switched(right)
     return any(_meets(word, b) for word in a - b) or any(_meets(word, a) for word in b - a)
+
+
+def _switched(text: Text) -> frozenset[str]:
+    """What "turn … on" and "switch … off" do, by the word that the poles know."""
+    if _SWITCHING.isdisjoint(text.lower):
+        return frozenset()
+    return frozenset(stem(verb) for particle, verb in (("on", "enable"), ("off", "disable")) if particle in text.lower)
 
 
 def _meets(word: str, others: frozenset[str]) -> bool:
     """Whether an opposite of a word is among the others, and nothing that means the word itself."""
-    if not others.isdisjoint(opposites().get(word, ())):
+    if not others.isdisjoint(lexicon().opposites.get(word, ())):
         return True
     if any(own.isdisjoint(others) and not opposed.isdisjoint(others) for own, opposed in _poles().get(word, ())):
         return True
@@ -231,6 +244,8 @@ def _mood(left: Text, right: Text) -> bool:
     """ "Should I" against "can I", "is it" against "was it", of questions that are answered by yes or no."""
     if _asks(left) != "test" or _asks(right) != "test":
         return _formerly(left) != _formerly(right)
+    if ("becom" in left.stems) != ("becom" in right.stems):
+        return True
     first = {left.lower[0], right.lower[0]}
     if first & _ADVISING and first & _PERMITTING:
         return True

@@ -1,4 +1,7 @@
-"""A question as words: what the guard looks at, read once per text."""
+"""A question as words: what the guard and the verifier look at, read once per text.
+
+The lexicon holds opposites and synonyms (from WordNet 3.1, see ``lexicon.json``) and how rare a word is in questions.
+"""
 
 from __future__ import annotations
 
@@ -52,6 +55,7 @@ _SUFFIXES = (
     *(("sses", "ss", 6), ("xes", "x", 5), ("ches", "ch", 6), ("shes", "sh", 6), ("es", "e", 5), ("s", "", 4)),
     ("er", "", 6),
 )
+_UNKNOWN_RARITY = 9.0
 
 
 class Text(msgspec.Struct, frozen=True):
@@ -94,17 +98,35 @@ def stem(word: str) -> str:
     return word[:-1] if len(word) > 4 and word.endswith("e") else word
 
 
+class Lexicon(msgspec.Struct, frozen=True):
+    """By stem: opposites, synonyms, and rarity (log of inverse document frequency, natural)."""
+
+    opposites: dict[str, frozenset[str]]
+    synonyms: dict[str, frozenset[str]]
+    rarity: dict[str, float]
+
+    def rare(self, word: str) -> float:
+        """How much a stem says; a word nobody has heard of says most."""
+        return self.rarity.get(word, _UNKNOWN_RARITY)
+
+
 class _Stored(msgspec.Struct):
     source: str
     opposites: list[tuple[str, str]]
+    synonyms: list[tuple[str, str]]
+    rarity: dict[str, float]
 
 
 @cache
-def opposites() -> dict[str, frozenset[str]]:
-    """Stems and their opposites, from WordNet; read on first use."""
-    stored = msgspec.json.decode(Path(__file__).with_name("opposites.json").read_bytes(), type=_Stored)
+def lexicon() -> Lexicon:
+    """The lexicon this package ships; read on first use."""
+    stored = msgspec.json.decode(Path(__file__).with_name("lexicon.json").read_bytes(), type=_Stored)
+    return Lexicon(_both_ways(stored.opposites), _both_ways(stored.synonyms), stored.rarity)
+
+
+def _both_ways(pairs: Iterable[tuple[str, str]]) -> dict[str, frozenset[str]]:
     found: dict[str, set[str]] = {}
-    for left, right in stored.opposites:
+    for left, right in pairs:
         found.setdefault(left, set()).add(right)
         found.setdefault(right, set()).add(left)
     return {word: frozenset(others) for word, others in found.items()}
