@@ -1,0 +1,127 @@
+"""What observed answers have taught about one partition: a Bayesian logistic regression with the verifier as its prior.
+
+Evidence about a pair of questions (a short vector whose first number is 1) → probability that one answer serves both.
+Cold, that is the verifier's word; each answer that was fetched afresh moves it. The fit is the maximum a posteriori by
+Newton's method (Bishop, Pattern Recognition and Machine Learning, 4.5.1).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+OBSERVATIONS_MAX = 3_000
+_POOL = 1_500
+_STEPS = 12
+_CLIP = 30.0
+_ENOUGH = 1e-4
+
+
+class Prior(msgspec.Struct, frozen=True):
+    """Mean and precision (1 ÷ variance) of each weight before anything was observed."""
+
+    mean: tuple[float, ...]
+    precision: tuple[float, ...]
+
+
+class Observation(msgspec.Struct, frozen=True):
+    """One pair whose outcome is known. ``audited``: it would have been served, and was drawn to be checked with
+    probability ``share`` (1 where it would not have been served). ``id`` names it, so that it counts once.
+    """
+
+    id: str
+    evidence: tuple[float, ...]
+    same: bool
+    audited: bool = False
+    share: float = 1.0
+    weight: float = 1.0
+
+
+class Posterior:
+    """Weights as learnt from the newest observations. Not safe for threads: the event loop owns it."""
+
+    def __init__(self, prior: Prior) -> None:
+        self._mean = np.array(prior.mean)
+        self._precision = np.diag(prior.precision)
+        self.weights: Floats = self._mean.copy()
+        self.observations: OrderedDict[str, Observation] = OrderedDict()
+        self._asked: deque[tuple[float, ...]] = deque(maxlen=_POOL)
+        self._unfitted = 0
+
+    def p_same(self, evidence: Sequence[float]) -> float:
+        """Probability that the stored answer serves; ``evidence``: as long as the prior."""
+        return float(_sigmoid(np.dot(self.weights, evidence)))
+
+    def before(self, evidence: Sequence[float]) -> float:
+        """As `p_same`, before anything was observed."""
+        return float(_sigmoid(np.dot(self._mean, evidence)))
+
+    def ask(self, evidence: tuple[float, ...]) -> None:
+        """Remember a request by its evidence, whatever becomes of it: thresholds are about what is asked here."""
+        self._asked.append(evidence)
+
+    def observe(self, observation: Observation) -> bool:
+        """Take an outcome over, once; whether it was new. The weights follow now and then."""
+        if observation.id in self.observations:
+            return False
+        self.observations[observation.id] = observation
+        if len(self.observations) > OBSERVATIONS_MAX:
+            self.observations.popitem(last=False)
+        self._unfitted += 1
+        return True
+
+    @property
+    def due(self) -> bool:
+        """Whether enough was observed since the last fit: the more is known, the less one outcome says."""
+        return self._unfitted >= min(50, 1 + len(self.observations) // 20)
+
+    def fit(self) -> None:
+        """Maximum a posteriori over the kept observations."""
+        self._unfitted = 0
+        kept = self.observations.values()
+        x = np.array([each.evidence for each in kept])
+        y = np.array([each.same for each in kept], dtype=np.float64)
+        importance = np.array([each.weight for each in kept])
+        loss = self._loss(x, y, importance, self.weights)
+        for _ in range(_STEPS):
+            p = _sigmoid(x @ self.weights)
+            slope = x.T @ (importance * (y - p)) - self._precision @ (self.weights - self._mean)
+            curve = (x.T * (importance * p * (1 - p))) @ x + self._precision
+            step = np.linalg.solve(curve, slope)
+            after, size = loss, 1.0
+            while size > 1e-3:
+                after = self._loss(x, y, importance, self.weights + size * step)
+                if after <= loss:
+                    break
+                size /= 2
+            if after > loss:
+                return
+            self.weights = self.weights + size * step
+            if loss - after < _ENOUGH:
+                return
+            loss = after
+
+    def _loss(self, x: Floats, y: Floats, importance: Floats, weights: Floats) -> float:
+        z, off = x @ weights, weights - self._mean
+        return float((importance * (np.logaddexp(0, z) - y * z)).sum() + 0.5 * off @ self._precision @ off)
+
+    def threshold(self, share: float, most: float) -> float:
+        """The largest probability of a wrong answer at which to serve, so that of all that is served at most ``share``
+        is expected to be wrong. ``most`` bounds it; ``share`` while nothing was asked.
+        """
+        if not self._asked:
+            return min(most, share)
+        wrong = np.sort(1 - _sigmoid(np.array(self._asked) @ self.weights))
+        mean = np.cumsum(wrong) / np.arange(1, len(wrong) + 1)
+        served = int(np.searchsorted(mean, share, side="right"))
+        return min(most, float(wrong[served - 1]) if served else 0.0)
+
+
+def _sigmoid(value: Floats) -> Floats:
+    return np.asarray(1 / (1 + np.exp(-np.clip(value, -_CLIP, _CLIP))))
