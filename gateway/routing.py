@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.policy.situation import Situation
-from gateway.types import Usage
+from gateway.types import Live, Usage
+from gateway.visit import budget_left
 
 if TYPE_CHECKING:
-    from gateway.budget.limits import Admission
     from gateway.pipeline import View
     from gateway.types import ChatRequest, Decision
     from gateway.visit import Visit
@@ -41,11 +41,17 @@ def situation_of(view: View, visit: Visit) -> Situation:
         usage = Usage(prompt_tokens=features.prompt_tokens, completion_tokens=tokens, busy_s=busy_s)
         return prices.cost_nano(name, usage, visit.ts_ms)
 
+    def live(name: str) -> Live:
+        """The same throughout the request, and what its row says it was."""
+        if name not in visit.live:
+            visit.live[name] = view.fleet.live(name, stream=request.stream)
+        return visit.live[name]
+
     return Situation(
         now_ms=visit.ts_ms,
         budget_left=budget_left(visit.admission),
         deadline_ms=options.deadline_ms,
-        live=lambda name: view.fleet.live(name, stream=request.stream),
+        live=live,
         worst_nano=worst,
         likely_nano=likely,
         identities={
@@ -55,16 +61,6 @@ def situation_of(view: View, visit: Visit) -> Situation:
             "key": principal.key_id,
         },
     )
-
-
-def budget_left(admission: Admission | None) -> float:
-    """The share that is left of the tightest budget of an admitted request; 1 where it has none."""
-    shares = [
-        max(0.0, nano / account.limit_nano)
-        for account, nano in (admission.left if admission else ())
-        if account.limit_nano
-    ]
-    return min(shares, default=1.0)
 
 
 def with_params(request: ChatRequest, decision: Decision) -> ChatRequest:

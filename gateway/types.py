@@ -205,7 +205,8 @@ class Decision(Frozen, frozen=True, kw_only=True):
 
     ``last_resort``: local models the rule does not name, for when every target fails while it is called. ``arm``: the
     side of a canary or experiment. ``shadow``: models to ask as well, for comparison. ``params``: fields of the body
-    that are sent instead of the client's, as JSON. ``timeout_s`` bounds the whole call.
+    that are sent instead of the client's, as JSON. ``timeout_s`` bounds the whole call. ``quality``: as
+    it was predicted.
     """
 
     rule: str
@@ -218,6 +219,7 @@ class Decision(Frozen, frozen=True, kw_only=True):
     local_only: bool = False
     difficulty: float | None = None
     contributions: tuple[tuple[str, float], ...] = ()
+    quality: tuple[tuple[str, float], ...] = ()
     rejected: tuple[Rejected, ...] = ()
     unmatched: tuple[Rejected, ...] = ()
     degraded: str = ""

@@ -24,6 +24,7 @@ from gateway.types import (
     Decision,
     Features,
     LedgerEntry,
+    Live,
     Principal,
     Status,
     Usage,
@@ -68,6 +69,7 @@ class Visit:
         self.failures_shared = 0
         self.local_only = False
         self.max_tokens = features.max_tokens
+        self.live: dict[str, Live] = {}
         self.store = False
         self.model = ""
         self.attempts: list[Attempt] = []
@@ -379,6 +381,13 @@ def ledger_entry(visit: Visit, amount: Bill, *, provider: str, served: Where) ->
     )
 
 
+def budget_left(admission: Admission | None) -> float:
+    """The share that is left of the tightest budget of an admitted request; 1 where it has none."""
+    known = admission.left if admission else ()
+    shares = [max(0.0, nano / account.limit_nano) for account, nano in known if account.limit_nano]
+    return min(shares, default=1.0)
+
+
 def route_name(visit: Visit) -> str:
     """The rule that decided; ``cache`` where none was asked."""
     if visit.decision is not None:
@@ -397,5 +406,7 @@ def _detail(visit: Visit, usage: Usage) -> dict[str, Any]:
         "features": msgspec.structs.replace(visit.features, last_user_text=""),
         "local_only": visit.local_only,
         "decision": decision,
+        **({"live": dict(visit.live)} if visit.live else {}),
+        **({"budget_left": budget_left(visit.admission)} if visit.policy.reads_budget else {}),
         "attempts": visit.attempts,
     }

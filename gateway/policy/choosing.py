@@ -105,6 +105,8 @@ class Choice:
 
     def _too_slow(self, name: str, wishes: Wishes) -> str | None:
         situation = self._asked.situation
+        if wishes.max_wait_s is None and wishes.ttft_ms is None and situation.deadline_ms is None:
+            return None
         live = situation.live(name)
         if wishes.max_wait_s is not None and live.wait_s > wishes.max_wait_s:
             return f"would wait {live.wait_s:.2f} s, over max_wait {wishes.max_wait_s:g} s"

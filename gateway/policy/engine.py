@@ -190,6 +190,7 @@ class CompiledPolicy:
             local_only=local_only,
             difficulty=score.difficulty,
             contributions=score.contributions,
+            quality=score.quality,
             rejected=tuple(choice.rejected),
             unmatched=unmatched,
             degraded=degraded,
