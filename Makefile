@@ -38,9 +38,10 @@ check: dev ## lint, format, types, policies and their cases
 	@$(BIN)/mypy
 	@$(BIN)/gateway check
 
-bench: dev models ## this gateway beside LiteLLM's proxy and Portkey's (about 5 minutes; installs them apart, once)
-	$(SAY) "benchmark (about 5 minutes; the peers are installed in environments of their own)"
-	@$(BIN)/python -m tests.bench.proxy
+bench: dev models ## gateway, engine and embedder beside their peers (about 10 minutes; installs them apart, once)
+	$(SAY) "benchmarks: proxy, engine, embed (about 10 minutes; the peers are installed in environments of their own)"
+	@status=0; for part in proxy engine embed; do printf '\033[1m==> %s\033[0m\n' "$$part"; \
+	  $(BIN)/python -m tests.bench.$$part || status=1; done; exit $$status
 
 soak: dev models ## the tests that take minutes
 	$(SAY) "soak tests"

@@ -110,7 +110,9 @@ class PriceConfig(TierConfig, frozen=True, kw_only=True):
 
 
 class EngineConfig(Strict, frozen=True, kw_only=True):
-    """How a local model's chat process runs; 0: chosen there by what the machine has. ``idle_unload`` in seconds."""
+    """How a local model's chat process runs; 0: chosen there by what the machine has. ``idle_unload`` in seconds;
+    ``keep_bytes``: what conversations may take on disk, 0: none are kept there.
+    """
 
     slots: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
     context: Annotated[int, msgspec.Meta(ge=0)] = 0
@@ -119,6 +121,7 @@ class EngineConfig(Strict, frozen=True, kw_only=True):
     max_queue: Annotated[int, msgspec.Meta(ge=1)] = 32
     load: Literal["eager", "lazy"] = "eager"
     idle_unload: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    keep_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class ModelConfig(Strict, frozen=True, kw_only=True):

@@ -8,7 +8,8 @@ What was spent stays in the books, who spent it does not. In this order, so that
 4. budgets of their own go, rows lose identity, tags, session and inputs, kept contents are deleted, and the database
    writes anew what held them (:meth:`SqlStore.erase`);
 5. counters and limits that carry the name go, unreadable messages and our own logs lose it;
-6. snapshots go (they are made anew), and Redis writes its file anew, without the past.
+6. snapshots go (they are made anew) with what local models keep of conversations, and Redis writes its file anew,
+   without the past.
 """
 
 from __future__ import annotations
@@ -307,7 +308,9 @@ def _waiting(spool: Path) -> list[Path]:
 
 
 def _remove_snapshots(data_dir: Path) -> None:
-    shutil.rmtree(data_dir / "snapshots", ignore_errors=True)
+    """And the conversations that local models keep on disk, which nobody can tell apart by who asked."""
+    for folder in ("snapshots", "kv"):
+        shutil.rmtree(data_dir / folder, ignore_errors=True)
 
 
 def _mask_logs(logs: Path, names: set[str]) -> None:

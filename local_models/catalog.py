@@ -81,7 +81,10 @@ Source = WheelSource | HubSource | FileSource
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One model. `parameters` and `context` are unknown (None, 0) only for a source that was written out."""
+    """One model. `parameters` and `context` are unknown (None, 0) only for a source that was written out.
+
+    `draft` names a smaller model of the same vocabulary, used where it is on the machine.
+    """
 
     name: Name
     kind: Literal["chat", "embed"]
@@ -92,6 +95,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: Parameters | None = None
     context: Annotated[int, msgspec.Meta(ge=0)] = 0
     licence: str = ""
+    draft: Name | None = None
     sampling: Sampling = Sampling()
     archive_sha256: Sha256 | None = None
     sha256: Sha256 | None = None
@@ -121,8 +125,9 @@ def load(path: Path = CATALOG) -> dict[str, Entry]:
     """Entries by name, in the order of the file. CatalogError names file and field."""
     try:
         entries = msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")), list[Entry])
+        names = {item.name for item in entries if item.kind == "chat"}
         for item in entries:
-            _check(item)
+            _check(item, names)
     except (msgspec.ValidationError, yaml.YAMLError, CatalogError) as error:
         raise CatalogError(f"{path}: {error}") from error
     return {item.name: item for item in entries}
@@ -153,10 +158,12 @@ def parse_source(text: str) -> Source:
     raise CatalogError(f"source {text!r}: expected wheel:PROJECT==VERSION/MEMBER, hf:OWNER/REPO/FILE or file:/PATH")
 
 
-def _check(item: Entry) -> None:
+def _check(item: Entry, names: set[str]) -> None:
     source = parse_source(item.source)
     if item.kind == "chat" and not (item.type and item.source_type):
         raise CatalogError(f"{item.name}: a chat model needs type and source_type")
+    if item.draft and item.draft not in names - {item.name}:
+        raise CatalogError(f"{item.name}: its draft {item.draft!r} is no other chat model of the catalogue")
     if isinstance(source, WheelSource) and not (item.archive_sha256 and (item.sha256 or item.files)):
         raise CatalogError(f"{item.name}: a wheel source needs archive_sha256, and sha256 or files")
 

@@ -85,6 +85,18 @@ def _chat_arguments(parser: argparse.ArgumentParser) -> None:
         help="unload the model after so long without a request (default: never)",
     )  # fmt: skip
     parser.add_argument(
+        "--draft", type=_existing, metavar="GGUF",
+        help="a smaller model of the same vocabulary that drafts what this one checks, while that pays",
+    )  # fmt: skip
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR",
+        help="keep what was computed for conversations in this folder, also across restarts (default: in memory only)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--keep-bytes", type=_count, default=1 << 30, metavar="N",
+        help="how large that folder may get (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
         "--defaults", type=_sampling, default=Sampling(), metavar="JSON",
         help="sampling where a request does not say, such as '{\"temperature\": 0.2, \"top_p\": 0.9}'",
     )  # fmt: skip
@@ -151,6 +163,9 @@ def _chat(args: argparse.Namespace) -> int:
         patience=args.max_wait,
         stall=args.max_stall,
         template=args.template.read_text(encoding="utf-8") if args.template else None,
+        draft=args.draft,
+        keep=args.keep,
+        keep_bytes=args.keep_bytes,
         verbose=args.verbose,
     )
 

@@ -25,6 +25,15 @@ def sampling(name: str) -> str:
     return msgspec.json.encode(catalog.entry(name).sampling).decode()
 
 
+def draft(name: str, models_dir: Path) -> tuple[str, ...]:
+    """Options for the model that drafts for this one, where the catalogue names one and it has been pulled."""
+    from local_models import catalog, fetch
+
+    small = catalog.entry(name).draft
+    path = fetch.ready_path(small, models_dir) if small else None
+    return ("--draft", str(path)) if path and path.exists() else ()
+
+
 async def ensured(name: str, models_dir: Path, say: Say) -> Path:
     """The model's file, fetched and quantised first where it is missing.
 

@@ -13,7 +13,7 @@ from gateway.config import EngineConfig, Settings, is_loopback, runtime_dir, soc
 from gateway.redis_io import client, redis_url
 from gateway.supervisor import embedded_redis
 from gateway.supervisor.children import Launch, Part, Say
-from gateway.supervisor.models import ensured, sampling
+from gateway.supervisor.models import draft, ensured, sampling
 
 HEARTBEAT = "fg:background"  # gateway.background.HEARTBEAT, without importing SQLAlchemy for it
 _DRAIN_GRACE = 5.0
@@ -53,12 +53,12 @@ def _embedder(settings: Settings) -> list[Part]:
 def _chat(settings: Settings) -> list[Part]:
     wanted = {model.local: model.engine for model in reversed(settings.config.models) if model.local and not model.url}
     return [
-        _model_part(settings, "chat", name, f"chat-{name}", _engine_options(engine))
+        _model_part(settings, "chat", name, f"chat-{name}", _engine_options(engine, settings.data_dir / "kv" / name))
         for name, engine in reversed(wanted.items())
     ]
 
 
-def _engine_options(engine: EngineConfig) -> tuple[str, ...]:
+def _engine_options(engine: EngineConfig, keep: Path) -> tuple[str, ...]:
     """Two targets of one local model share its process; the first one's settings hold."""
     options = {
         "--slots": engine.slots,
@@ -67,6 +67,8 @@ def _engine_options(engine: EngineConfig) -> tuple[str, ...]:
         "--gpu-layers": engine.n_gpu_layers,
         "--max-queue": engine.max_queue,
         "--idle-unload": engine.idle_unload,
+        "--keep": engine.keep_bytes and keep,
+        "--keep-bytes": engine.keep_bytes,
     }
     lazy = ("--lazy",) if engine.load == "lazy" else ()
     return (*(text for option, value in options.items() if value for text in (option, str(value))), *lazy)
@@ -79,7 +81,7 @@ def _model_part(settings: Settings, kind: str, name: str, part: str, options: tu
         path = await ensured(name, settings.models_dir, say)
         socket.unlink(missing_ok=True)
         command = (sys.executable, "-m", "local_models", kind, "--model", str(path), "--name", name)
-        defaults = ("--defaults", sampling(name)) if kind == "chat" else ()
+        defaults = ("--defaults", sampling(name), *draft(name, settings.models_dir)) if kind == "chat" else ()
         return Launch((*command, "--uds", str(socket), *defaults, *options))
 
     return Part(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from local_models.chat import prefix, speculate
-from local_models.chat.context import Context, Logits, NoCells, Piece
+from local_models.chat import prefix, speculate, store
+from local_models.chat.context import Context, Logits, NoCells, Piece, Tokens
 from local_models.chat.cost import StepCost
+from local_models.chat.drafting import Drafter
 from local_models.chat.metrics import Metrics
 from local_models.chat.schedule import Lane, Limits, Planner, victim
+from local_models.chat.store import Store
 from local_models.chat.stream import Delta, Event, Stream, deliver
 from local_models.chat.task import Task
 
@@ -18,20 +20,30 @@ if TYPE_CHECKING:
 
 # A task is let in where the cache has room for its prompt and this much of an answer.
 _FORESIGHT = 256
-# Cells buried before they are freed beside running sequences: they are passed over in each step.
-_MOST_DEAD = 2048
+# Buried cells are passed over by each row of each step; moving what is alive together costs about 5 us a cell. From so
+# many of them on, and one for each few alive, moving pays within a few steps.
+_LEAST_DEAD, _ALIVE_A_DEAD = 256, 4
 
 
 class Batching:
     """Owned by the engine's thread; the counts may be read from any."""
 
-    def __init__(self, context: Context, cost: StepCost, limits: Limits, options: Options, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        context: Context,
+        cost: StepCost,
+        limits: Limits,
+        options: Options,
+        metrics: Metrics,
+        disk: Store | None = None,
+        drafter: Drafter | None = None,
+    ) -> None:
         self.tasks: list[Task] = []
-        self.busy_seconds = 0.0
+        self.busy_seconds, self.preempted = 0.0, 0
         self._context, self._cost, self._options, self._metrics = context, cost, options, metrics
         self._planner = Planner(limits)
         self._free = list(range(context.shape.sequences))
-        self._idle = prefix.Idle(options.idle_cells)
+        self._idle, self._store, self._drafter = prefix.Idle(options.idle_cells), disk, drafter
         self._since: float | None = None
 
     @property
@@ -42,7 +54,7 @@ class Batching:
     @property
     def cells(self) -> int:
         """KV cells in use, those that sequences share counted for each."""
-        return sum(task.computed for task in self.tasks) + self._idle.cells
+        return sum(task.computed for task in self.tasks)
 
     def lanes(self) -> list[Lane]:
         """The lane of each running task."""
@@ -53,20 +65,18 @@ class Batching:
         return sum(task.lane == lane for task in self.tasks)
 
     def fits(self, task: Task) -> bool:
-        """Whether the cache has room for it beside what runs; what is idle makes way."""
+        """Whether the cache has room for it beside what runs."""
         if not self.tasks:
             return True
         need = len(task.tokens) + min(task.left, _FORESIGHT)
         return sum(len(other.tokens) + 1 for other in self.tasks) + need <= self._context.shape.cells
 
     def start(self, task: Task, now: float) -> None:
-        """Give a task a slot and a sequence, and whatever the cache has of its beginning. Raises GrammarRefused."""
-        if not self.tasks:
-            self._context.flush()
-        sequence, computed = self._sequence(task)
+        """Give a task a slot and a sequence, and whatever is known of its beginning. Raises GrammarRefused."""
+        sequence = self._free.pop()
         first = not task.started_at
         try:
-            task.start(sequence, computed, now)
+            task.start(sequence, self._begin(task, sequence), now)
         except Exception:
             self._release(sequence)
             raise
@@ -79,6 +89,7 @@ class Batching:
         """Free a slot for this lane, if there is one to be had; the task that lost it."""
         task = victim(self.tasks, self._options.slots, lane)
         if task:
+            self.preempted += 1
             self._leave(task)
         return task
 
@@ -108,8 +119,8 @@ class Batching:
         if not work:
             self._since = None
             return ended, []
-        if self._context.dead > _MOST_DEAD:
-            self._context.flush()
+        if self._context.dead > _LEAST_DEAD + self.cells // _ALIVE_A_DEAD:
+            self._gather()
         try:
             rows = self._context.decode([piece for _, piece in work])
         except NoCells:
@@ -140,11 +151,16 @@ class Batching:
         most = min(speculate.LONGEST_DRAFT, spare, task.left - 1)
         draft = task.draft(most) if most > 0 else []
         task.guess = draft[0] if draft else None
-        if not draft:
-            return []
-        beside = total - rows
-        count = speculate.length(task.acceptance.rate, rows, len(draft), lambda size: self._cost.seconds(beside + size))
-        return draft[:count]
+        task.judge, beside = task.acceptance, total - rows
+
+        def seconds(size: int) -> float:
+            return self._cost.seconds(beside + size)
+
+        count = speculate.length(task.acceptance.rate, rows, len(draft), seconds) if draft else 0
+        if count or not self._drafter or most < 2 or not (count := self._drafter.worth(rows, most, seconds)):
+            return draft[:count]
+        task.judge, task.guess = self._drafter.acceptance, None
+        return self._drafter.draft(task.sequence, task.tokens, count)
 
     def _draw(self, work: list[tuple[Task, Piece]], rows: Logits) -> list[tuple[Task, Delta]]:
         deltas, at = [], 0
@@ -176,7 +192,7 @@ class Batching:
         if drafted:
             task.computed += right
             task.drafted, task.accepted = task.drafted + drafted, task.accepted + right
-            task.acceptance.record(right, drafted)
+            task.judge.record(right, drafted)
             self._metrics.drafted(drafted, right)
             if right < drafted:
                 self._context.bury(task.sequence, task.computed)
@@ -235,46 +251,67 @@ class Batching:
     def _reuses(self, task: Task) -> bool:
         return self._context.trims and (self._context.invariant or not task.generation.reproducible)
 
-    def _sequence(self, task: Task) -> tuple[int, int]:
-        """A sequence for a task, and how many of its first tokens are in it."""
-        match = self._idle.match(prefix.as_tokens(task.tokens)) if self._reuses(task) else None
-        if match is None:
-            return self._take_free(), 0
-        if match.whole or not self._free:
-            self._idle.take(match.sequence)
-            self._context.bury(match.sequence, match.length)
-            return match.sequence, match.length
-        self._idle.use(match.sequence)
-        sequence = self._free.pop()
-        self._context.copy(match.sequence, sequence, match.length)
-        return sequence, match.length
+    def _begin(self, task: Task, sequence: int) -> int:
+        """Fill a sequence with the beginning of a task, from one that runs or one that ended; how many tokens."""
+        if not self._reuses(task):
+            return 0
+        tokens = prefix.as_tokens(task.tokens)
+        running = [(min(prefix.common(each.held(), tokens), tokens.size - 1), each.sequence) for each in self.tasks]
+        length, source = max(running, default=(0, -1))
+        match = self._stored(tokens, length) or self._idle.match(tokens)
+        if match and match.length > length and self._context.restore(sequence, match.kept.state):
+            self._idle.use(match.kept)
+            self._context.bury(sequence, match.length)
+            return match.length
+        if length < prefix.LEAST:
+            return 0
+        self._context.copy(source, sequence, length)
+        return length
 
-    def _take_free(self) -> int:
-        if not self._free:
-            self._release(self._idle.oldest())
-        return self._free.pop()
+    def _stored(self, tokens: Tokens, running: int) -> prefix.Match | None:
+        """What the disk has, where that is worth reading beside what runs and what is kept in memory."""
+        found = self._store.match(tokens) if self._store is not None else None
+        if self._store is None or not found:
+            return None
+        kept = self._idle.match(tokens)
+        if found[1] < max(running, kept.length if kept else 0) + store.LEAST:
+            return None
+        state = self._store.read(found[0])
+        if state is None:
+            return None
+        back = prefix.Kept(found[0].tokens, state)
+        self._idle.add(back)
+        return prefix.Match(back, found[1])
 
     def _leave(self, task: Task) -> None:
         """A task gives up its slot; what it computed stays for whoever begins like it."""
         self.tasks.remove(task)
-        sequence, task.leader = task.sequence, None
-        gone = self._idle.add(sequence, task.held()) if task.computed >= prefix.LEAST else [sequence]
+        sequence, tokens, task.leader = task.sequence, task.held(), None
+        if self._context.trims and tokens.size >= prefix.LEAST and not self._idle.covers(tokens):
+            self._keep(prefix.Kept(tokens, self._context.save(sequence)))
         task.sequence, task.computed, task.shared = -1, 0, 0
-        for each in gone:
-            self._release(each)
+        self._release(sequence)
+        if not self.tasks:
+            self._context.clear()
+
+    def _keep(self, kept: prefix.Kept) -> None:
+        self._idle.add(kept)
+        if self._store is not None:
+            self._store.keep(kept)
 
     def _release(self, sequence: int) -> None:
         self._context.bury(sequence, 0)
         self._free.append(sequence)
 
+    def _gather(self) -> None:
+        """Move what runs together: what was buried is gone, and each row has fewer cells to pass over."""
+        self._context.rebuild(prefix.shares([(task.sequence, task.held()) for task in self.tasks if task.computed]))
+
     def _make_room(self) -> list[Task]:
-        """The cache is full: what is idle goes first, then whoever came last, who will go on later."""
+        """The cache is full: what is buried goes first, then whoever came last, who will go on later."""
         self._since = None
         if self._context.dead:
-            self._context.flush()
-            return []
-        if len(self._idle):
-            self._release(self._idle.oldest())
+            self._gather()
             return []
         if len(self.tasks) == 1:
             raise NoCells("the KV cache has no room for this request alone")

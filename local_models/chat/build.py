@@ -11,10 +11,12 @@ import psutil
 
 from local_models.chat.context import Context, Piece, Shape
 from local_models.chat.cost import StepCost
+from local_models.chat.drafting import Drafter, check_vocabulary
 from local_models.chat.engine import Engine, Options
 from local_models.chat.metrics import Metrics
 from local_models.chat.model import Model
 from local_models.chat.speculate import LONGEST_DRAFT
+from local_models.chat.store import Store, fingerprint
 from local_models.native import physical_cores
 
 DEFAULT_CONTEXT, DEFAULT_SLOTS = 8192, 16
@@ -22,9 +24,8 @@ DEFAULT_CONTEXT, DEFAULT_SLOTS = 8192, 16
 BATCH = 256
 # KV cells for each slot where memory allows, and the part of free memory that may go to them.
 _CELLS_A_SLOT, _LEAST_CELLS_A_SLOT, _MEMORY_SHARE = 1024, 256, 0.25
-# Attention looks at every cell in use, so what is kept for reuse slows down what runs.
+# Tokens whose keys and values are kept for reuse, beside the cache.
 _IDLE_CELLS = 4096
-_IDLE_SEQUENCES = 16
 _Q8_0_BYTES = 34 / 32
 _WARM_SIZES, _WARM_SECONDS = (1, 2, 4, 8, 16, 32, 64, BATCH), 1.5
 # A thread back from llama.cpp needs the interpreter's lock at once, not after the usual 5 ms.
@@ -32,7 +33,10 @@ _SWITCH_SECONDS = 0.0005
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """What the command line asked for; 0 means: chosen here."""
+    """What the command line asked for; 0 means: chosen here. `draft`: a smaller model.
+
+    `keep`: a folder for conversations, of at most `keep_bytes`.
+    """
 
     path: Path
     context: int = 0
@@ -44,6 +48,9 @@ class Wanted(msgspec.Struct, frozen=True):
     patience: float = 60.0
     stall: float = 2.0
     template: str | None = None
+    draft: Path | None = None
+    keep: Path | None = None
+    keep_bytes: int = 1 << 30
     verbose: bool = False
 
 
@@ -56,7 +63,7 @@ def build(wanted: Wanted, metrics: Metrics) -> Engine:
     slots, cells = sizes(context, wanted.slots, cell_bytes(model), psutil.virtual_memory().available)
     shape = Shape(
         cells=cells,
-        sequences=slots + _IDLE_SEQUENCES,
+        sequences=slots,
         batch=BATCH,
         outputs=min(BATCH, 2 * slots + LONGEST_DRAFT + 1),
         threads=wanted.threads or physical_cores(),
@@ -73,7 +80,17 @@ def build(wanted: Wanted, metrics: Metrics) -> Engine:
         stall=wanted.stall,
     )
     metrics.loaded(time.perf_counter() - started)
-    return Engine(model, made, options, cost, metrics)
+    kind = "q8_0" if made.invariant else "other"
+    store = Store(wanted.keep, wanted.keep_bytes, fingerprint(wanted.path, kind)) if wanted.keep else None
+    return Engine(model, made, options, cost, metrics, store, _drafter(model, wanted, shape))
+
+
+def _drafter(model: Model, wanted: Wanted, shape: Shape) -> Drafter | None:
+    if not wanted.draft:
+        return None
+    small = Model(wanted.draft, wanted.gpu_layers, template="{# it is never asked anything #}", verbose=wanted.verbose)
+    check_vocabulary(model, small)
+    return Drafter(small, shape.cells, shape.sequences, shape.threads)
 
 
 def sizes(context: int, slots: int, cell: int, available: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ behind a reused prefix and with speculation; `Context.invariant` says whether th
 
 What is left is the order of a sequence's own cells, which that one kernel sums along. llama.cpp gives out the lowest
 free cells, so a cell freed while others run would make their next token come before their last. `bury` therefore hands
-what is dropped to a sequence that nobody runs, and `flush` frees it when nothing runs, or when room is needed.
+what is dropped to a sequence that nobody runs, and `rebuild` moves what is alive together, in order, which frees it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from local_models.chat.model import LoadError, Model
 
 Logits = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.int32]
+State = npt.NDArray[np.uint8]
 
 _Q8_0, _F16 = 8, 1
 _FLASH_ON, _FLASH_AUTO = 1, -1
@@ -58,6 +59,14 @@ class Piece(msgspec.Struct, frozen=True):
     outputs: int
 
 
+class Share(msgspec.Struct, frozen=True):
+    """A sequence whose first `length` tokens are those of `source`; -1 and 0 where it begins like no other."""
+
+    sequence: int
+    source: int = -1
+    length: int = 0
+
+
 class Context:
     """One context over a model; for one thread only."""
 
@@ -72,13 +81,13 @@ class Context:
             raise LoadError(f"llama.cpp cannot make a context of {shape.cells} tokens; is there memory for it?")
         self._memory = self._llama.llama_get_memory(self.handle)
         self._batch = _Batch(self._llama, shape.batch)
-        self._grave, self.dead = shape.sequences, 0
+        self._grave, self._scratch, self.dead = shape.sequences, shape.sequences + 1, 0
         self.invariant, self.trims = self._probe() and bool(exact), self._trims()
 
     def _make(self, model: Model, flash: int, kind: int, gpu: bool) -> Any:
         shape = self.shape
         params = self._llama.llama_context_default_params()
-        params.n_ctx, params.n_seq_max, params.kv_unified = shape.cells, shape.sequences + 1, True
+        params.n_ctx, params.n_seq_max, params.kv_unified = shape.cells, shape.sequences + 2, True
         params.n_batch = params.n_ubatch = shape.batch
         params.n_outputs_max = params.n_outputs_max_per_seq = shape.outputs
         params.n_threads = params.n_threads_batch = shape.threads
@@ -104,20 +113,52 @@ class Context:
         return np.ctypeslib.as_array(flat).reshape(rows, self.vocabulary)
 
     def bury(self, sequence: int, length: int) -> None:
-        """Drop all but the first `length` tokens of a sequence; only `flush` frees their cells."""
+        """Drop all but the first `length` tokens of a sequence. Where order counts only `rebuild` frees cells."""
         dropped = self.held(sequence) - length
         if dropped <= 0:
             return
-        if self.trims:
+        if self.invariant and self.trims:
             self._llama.llama_memory_seq_cp(self._memory, sequence, self._grave, length, -1)
             self.dead += dropped
         self._llama.llama_memory_seq_rm(self._memory, sequence, length, -1)
 
-    def flush(self) -> None:
-        """Free what was buried."""
-        if self.dead:
-            self._llama.llama_memory_seq_rm(self._memory, self._grave, -1, -1)
-            self.dead = 0
+    def cut(self, sequence: int, length: int) -> None:
+        """Drop all but the first `length` tokens of a sequence and free their cells, whatever comes of their order."""
+        self._llama.llama_memory_seq_rm(self._memory, sequence, length, -1)
+
+    def rebuild(self, shares: Sequence[Share]) -> None:
+        """Put these sequences, and nothing else, at the beginning of the cache, each after the one it shares with.
+
+        Raises DecodeError.
+        """
+        states = [self.save(each.sequence, each.length) for each in shares]
+        self.clear()
+        for each, state in zip(shares, states, strict=True):
+            if each.length:
+                self.copy(each.source, each.sequence, each.length)
+            if not self.restore(each.sequence, state, behind=each.length > 0):
+                raise DecodeError("llama.cpp does not take a sequence back")
+
+    def save(self, sequence: int, start: int = 0) -> State:
+        """The keys and values of a sequence from token `start` on, as llama.cpp writes them."""
+        source = sequence
+        if start:
+            source = self._scratch
+            self._llama.llama_memory_seq_cp(self._memory, sequence, source, start, -1)
+        state = np.empty(self._llama.llama_state_seq_get_size(self.handle, source), np.uint8)
+        size = self._llama.llama_state_seq_get_data(self.handle, _bytes(state), state.size, source)
+        if start:
+            self._llama.llama_memory_seq_rm(self._memory, source, -1, -1)
+        return state[:size]
+
+    def restore(self, sequence: int, state: State, behind: bool = False) -> bool:
+        """Give a sequence what was saved: in place of what it has, or `behind` it. False where there is no room."""
+        target = self._scratch if behind else sequence
+        done = bool(self._llama.llama_state_seq_set_data(self.handle, _bytes(state), state.size, target))
+        if behind:
+            self._llama.llama_memory_seq_cp(self._memory, target, sequence, -1, -1)
+            self._llama.llama_memory_seq_rm(self._memory, target, -1, -1)
+        return done
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Let `target`, which must be empty, begin with the first `length` tokens of `source`; they share the cells."""
@@ -154,6 +195,10 @@ class Context:
         can = bool(self._llama.llama_memory_seq_rm(self._memory, 0, 1, -1))
         self.clear()
         return can
+
+
+def _bytes(state: State) -> Any:
+    return state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 class _Batch:

@@ -19,9 +19,11 @@ import msgspec
 from local_models.chat.batching import Batching
 from local_models.chat.context import Context
 from local_models.chat.cost import StepCost
+from local_models.chat.drafting import Drafter
 from local_models.chat.metrics import Metrics
 from local_models.chat.model import Model
 from local_models.chat.schedule import LANES, Lane, Limits, Queue
+from local_models.chat.store import Store
 from local_models.chat.stream import ContextOverflow, EngineFailed, Generation, Overloaded, Stream, deliver
 from local_models.chat.task import Task
 
@@ -36,7 +38,8 @@ _LOOK_SECONDS = 0.25
 
 class Options(msgspec.Struct, frozen=True):
     """How many run (`slots`) and wait at once, each lane with a queue of its own; `patience`: seconds an interactive
-    request may wait for a slot; `context`: tokens one sequence may have; `idle_cells`: KV cells kept for reuse."""
+    request may wait for a slot; `context`: tokens one sequence may have; `idle_cells`: tokens whose keys and values are
+    kept for reuse."""
 
     slots: int
     context: int
@@ -65,11 +68,22 @@ class Load(msgspec.Struct, frozen=True):
 class Engine:
     """Serves one model to many requests at once."""
 
-    def __init__(self, model: Model, context: Context, options: Options, cost: StepCost, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        model: Model,
+        context: Context,
+        options: Options,
+        cost: StepCost,
+        metrics: Metrics,
+        store: Store | None = None,
+        drafter: Drafter | None = None,
+    ) -> None:
         self.model, self.options, self.metrics = model, options, metrics
         self._context, self._cost = context, cost
         self._queue: Queue[Task] = Queue()
-        self._batching = Batching(context, cost, Limits(context.shape.batch, options.stall), options, metrics)
+        limits = Limits(context.shape.batch, options.stall)
+        self._batching = Batching(context, cost, limits, options, metrics, store, drafter)
+        self._store, self._drafter = store, drafter
         self._preparing = dict.fromkeys(LANES, 0)
         self._closed = False
         self._looked = 0.0
@@ -153,8 +167,12 @@ class Engine:
         self._thread.join()
         for prompts in self._prompts.values():
             prompts.shutdown()
+        if self._store is not None:
+            self._store.close()
         self._context.close()
         self.model.close()
+        if self._drafter:
+            self._drafter.close()
 
     def _retry_after(self, lane: Lane) -> float:
         return self._bounded(self.predicted_wait(lane))

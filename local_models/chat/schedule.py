@@ -25,9 +25,9 @@ LANES: tuple[Lane, ...] = ("interactive", "batch")
 
 PAUSE = 8
 LEAST_PIECE = 8
-# The longest piece of a batch-lane prompt: an interactive request waits for the step under way to end. Past a handful
-# of rows a step takes as long as it has tokens, so small pieces cost nothing.
-BATCH_PIECE = 16
+# A batch-lane prompt fills a step up to so many tokens, or has the least piece: an interactive request waits for the
+# step under way to end. Past a handful of rows a step takes as long as it has tokens, so small pieces cost nothing.
+BATCH_STEP = 24
 
 
 class Job(Protocol):
@@ -73,7 +73,10 @@ class Planner:
         pieces: list[tuple[J, int]] = []
         for lane in LANES:
             prompts = [job for job in taking if job.lane == lane and not job.decoding]
-            given = _share(prompts, room if lane == "interactive" else min(room, BATCH_PIECE))
+            if lane == "batch":
+                taken = len(rows) + sum(count for _, count in pieces)
+                room = min(room, max(LEAST_PIECE, BATCH_STEP - taken))
+            given = _share(prompts, room)
             pieces += given
             room -= sum(count for _, count in given)
         return pieces

@@ -45,7 +45,8 @@ class Lookup:
 class Acceptance:
     """How likely the next drafted token is right, for one sequence, measured with forgetting."""
 
-    def __init__(self) -> None:
+    def __init__(self, forget: float = _FORGET) -> None:
+        self._forget = forget
         self._right, self._tried = _PRIOR * _PRIOR_WEIGHT, _PRIOR_WEIGHT
 
     @property
@@ -56,8 +57,8 @@ class Acceptance:
     def record(self, accepted: int, drafted: int) -> None:
         """`accepted` of `drafted` tokens came true; those after the first wrong one say nothing."""
         tried = min(accepted + 1, drafted)
-        self._right = self._right * _FORGET**tried + accepted
-        self._tried = self._tried * _FORGET**tried + tried
+        self._right = self._right * self._forget**tried + accepted
+        self._tried = self._tried * self._forget**tried + tried
 
     def would_have(self, right: bool) -> None:
         """A draft not made would, or would not, have begun right."""
@@ -65,13 +66,15 @@ class Acceptance:
         self._tried = self._tried * 0.97 + _SEEN_WEIGHT
 
 
-def length(rate: float, rows: int, available: int, seconds: Callable[[int], float]) -> int:
+def length(
+    rate: float, rows: int, available: int, seconds: Callable[[int], float], lengths: Sequence[int] = _LENGTHS
+) -> int:
     """How many tokens to draft beside `rows` rows so that tokens a second are most; 0: none pay.
 
     `seconds(n)` is what a step of n rows takes; `rate` the chance of each drafted token given those before it.
     """
     best, chosen = rows / seconds(rows), 0
-    for count in sorted({min(each, available) for each in _LENGTHS}):
+    for count in sorted({min(each, available) for each in lengths}):
         if count <= 0:
             continue
         gained = sum(rate**place for place in range(1, count + 1))

@@ -38,6 +38,8 @@ class Task:
         # The token that lookup would have drafted, whether or not that paid.
         self.guess: int | None = None
         self.acceptance = Acceptance()
+        # Who answers for the draft under way: this answer's own lookup, or the draft model.
+        self.judge = self.acceptance
         self.drawn = self.drafted = self.accepted = self.cached = 0
         self.busy, self.queued_at, self.started_at, self.first_at, self.last_at = (
             0.0,

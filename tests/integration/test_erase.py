@@ -33,7 +33,7 @@ from tests.support.waiting import until
 KEYS = Keys()
 USER, SECRET, ANSWER = "planted-user-4711", "planted-prompt-0815", "planted-answer-2342"
 EVER = Period(0, 1 << 52)
-FILES = ("*.aof", "*.sqlite3*", "spool/*", "snapshots/*")
+FILES = ("*.aof", "*.sqlite3*", "spool/*", "snapshots/*", "kv/**/*")
 
 
 @pytest.fixture
@@ -102,6 +102,8 @@ async def test_a_planted_user_is_nowhere_afterwards_and_the_sums_are_the_same(
         end_user=USER,
     )
     await store.put_contents([content])
+    (data / "kv" / "small").mkdir(parents=True)
+    (data / "kv" / "small" / "conversation.kv").write_text(SECRET)
     (data / "snapshots").mkdir()
     (data / "snapshots" / "index.faiss").write_text(SECRET)
     held = await everything(redis)

@@ -21,6 +21,60 @@ from tests.support.waiting import until
 FORM = from_schema({"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 99}, "maxItems": 6})
 
 
+TASKS = (
+    "What is {}?",
+    "Write one sentence about {}.",
+    "Copy exactly: {0}, {1}, {0}, {1}, {0}, {1}.",
+    "Extract every sentence unchanged: I like {0}. You like {1}. Nobody likes {0} and {1}.",
+    "Translate {} to French.",
+    "List three words that rhyme with {}.",
+    "Say {0} {1} {0} {1} and go on like that.",
+    "Is {} larger than {}? Answer yes or no, and why.",
+)
+WORDS = (
+    "bread",
+    "rain",
+    "Paris",
+    "seven",
+    "copper",
+    "music",
+    "a horse",
+    "the sea",
+    "green",
+    "paper",
+    "coffee",
+    "winter",
+)
+
+
+async def greedy(made: Engine, count: int, speculative: bool) -> tuple[list[str], int]:
+    """Greedy answers to so many different prompts, and how many drafted tokens came true."""
+    pairs = [(first, second) for first in WORDS for second in WORDS if first != second]
+    prompts = [TASKS[at % len(TASKS)].format(*pairs[at % len(pairs)]) for at in range(count)]
+    streams = [ask(made, text, 40, lane="batch", speculative=speculative) for text in prompts]
+    ended = await asyncio.gather(*map(read, streams))
+    return [text for text, _ in ended], sum(last.timings.draft_n_accepted for _, last in ended if last.timings)
+
+
+async def same_with_and_without_drafts(count: int) -> None:
+    async with engine(context=1024, slots=8) as made:
+        plain, none = await greedy(made, count, speculative=False)
+        made._batching._idle.clear()
+        drafted, right = await greedy(made, count, speculative=True)
+    assert none == 0
+    assert right > count
+    assert [(at, *pair) for at, pair in enumerate(zip(plain, drafted, strict=True)) if pair[0] != pair[1]] == []
+
+
+async def test_greedy_answers_are_the_same_with_and_without_drafts() -> None:
+    await same_with_and_without_drafts(24)
+
+
+@pytest.mark.soak
+async def test_two_hundred_greedy_answers_are_the_same_with_and_without_drafts() -> None:
+    await same_with_and_without_drafts(200)
+
+
 async def visit(made: Engine, pick: random.Random, words: int, tokens: int) -> None:
     """One client, who may leave before the end."""
     text = " ".join(pick.choice(("red", "green", "blue", "one", "two")) for _ in range(pick.randint(1, words)))
@@ -65,8 +119,8 @@ async def survives(seconds: float, words: int, tokens: int) -> None:
         assert grown < 48 << 20, f"grew by {grown >> 20} MiB"
         context, batching = made._context, made._batching
         held = [number for number in range(context.shape.sequences) if context.held(number)]
-        assert len(held) == len(batching._idle)
-        assert len(held) + len(batching._free) == context.shape.sequences
+        assert not held
+        assert len(batching._free) == context.shape.sequences
         assert len(made._queue) == 0
 
 

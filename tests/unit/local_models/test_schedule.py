@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from local_models.chat.cost import StepCost
-from local_models.chat.schedule import BATCH_PIECE, PAUSE, Lane, Limits, Planner, Queue, victim
+from local_models.chat.schedule import BATCH_STEP, LEAST_PIECE, PAUSE, Lane, Limits, Planner, Queue, victim
 
 LINEAR = {1: 0.010, 101: 0.110}
 
@@ -57,7 +57,9 @@ def test_the_batch_lane_sits_out_while_an_interactive_request_waits_for_its_firs
 
 
 def test_batch_prompts_go_in_small_pieces_so_that_a_step_is_never_long() -> None:
-    assert planned(prompt(5000, "batch"), Job("batch")) == {0: BATCH_PIECE, 1: 1}
+    assert planned(prompt(5000, "batch"), Job("batch")) == {0: BATCH_STEP - 1, 1: 1}
+    rows = [Job("batch") for _ in range(30)]
+    assert planned(*rows, prompt(5000, "batch"))[30] == LEAST_PIECE
 
 
 @given(

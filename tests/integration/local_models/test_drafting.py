@@ -1,0 +1,86 @@
+"""A second model that drafts: the text is the first one's own whatever is drafted; it rests when it does not pay."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from local_models import prune
+from local_models.chat.drafting import Drafter, check_vocabulary
+from local_models.chat.engine import Engine
+from local_models.chat.model import LoadError
+from local_models.chat.sampling import Sampler
+from tests.support.engines import ask, engine, read
+from tests.support.models import chat_model
+
+QUESTIONS = ["What is the capital of France?", "Name three colours.", "Write one sentence about the sea."]
+WARM = Sampler(temperature=0.8, top_p=0.9, seed=4)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chat model without some of its layers: often right, and often wrong."""
+    return prune.prune(chat_model(), tmp_path_factory.mktemp("draft") / "small.gguf", prune.layers("22-23"))
+
+
+@pytest.fixture
+async def drafting(small: Path) -> AsyncIterator[Engine]:
+    async with engine(draft=small) as made:
+        yield made
+
+
+async def answers(made: Engine) -> list[tuple[str, int, int]]:
+    """Greedy and drawn, one after another and together: texts, drafted tokens, and those that came true."""
+    streams = [ask(made, text) for text in QUESTIONS] + [ask(made, QUESTIONS[2], sampler=WARM)]
+    ended = [await read(ask(made, QUESTIONS[2], 40)), *await asyncio.gather(*map(read, streams))]
+    return [(text, last.timings.draft_n, last.timings.draft_n_accepted) for text, last in ended if last.timings]
+
+
+async def test_a_drafted_answer_is_the_models_own(drafting: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with engine() as made:
+        expected = await answers(made)
+    monkeypatch.setattr(Drafter, "worth", lambda *_: 3)
+    drafted = await answers(drafting)
+    assert [text for text, *_ in drafted] == [text for text, *_ in expected]
+    assert all(count for _, count, _ in drafted)
+    assert 0 < sum(right for *_, right in drafted) < sum(count for _, count, _ in drafted)
+
+
+async def test_a_draft_model_no_quicker_than_the_model_itself_rests(drafting: Engine) -> None:
+    drafter = drafting._batching._drafter
+    assert drafter is not None
+    drafter._seconds = drafting._batching._cost.seconds(1)
+    await read(ask(drafting, QUESTIONS[2], 40, ignore_eos=True))
+    assert not any(held.size for held in drafter._held)
+
+
+async def test_a_long_prompt_is_read_in_pieces_before_anything_is_drafted(drafting: Engine) -> None:
+    drafter = drafting._batching._drafter
+    assert drafter is not None
+    tokens = drafting.model.tokenize("one two three four five six seven eight nine ten " * 20)
+    assert drafter.draft(0, tokens, 3) == []
+    while not (drafted := drafter.draft(0, tokens, 3)):
+        pass
+    assert len(drafted) == 3
+    assert drafter.draft(0, [*tokens, *drafted[:2]], 1) == drafted[2:]
+
+
+class Vocabulary:
+    """As much of a model as tells its vocabulary."""
+
+    def __init__(self, *pieces: str, end: int = 0) -> None:
+        self.vocabulary, self.ends, self._pieces = len(pieces), frozenset([end]), pieces
+
+    def piece(self, token: int, special: bool = False) -> bytes:
+        return self._pieces[token].encode()
+
+
+@pytest.mark.parametrize("other", [Vocabulary("a", "b"), Vocabulary("a", "c", "b"), Vocabulary("a", "b", "c", end=1)])
+def test_a_model_of_another_vocabulary_cannot_draft(other: Vocabulary) -> None:
+    mine = Vocabulary("a", "b", "c")
+    check_vocabulary(mine, mine)  # type: ignore[arg-type]
+    with pytest.raises(LoadError, match="another vocabulary"):
+        check_vocabulary(mine, other)  # type: ignore[arg-type]
