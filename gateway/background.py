@@ -34,6 +34,7 @@ from gateway.budget.rebuild import rebuild
 from gateway.budget.reservations import sweep
 from gateway.budget.spool import replay_orphans
 from gateway.cache.eviction import evict
+from gateway.cache.stats import forget_days
 from gateway.errors import ConfigError
 from gateway.ledger.errors import LedgerAway
 from gateway.ledger.months import months_before
@@ -243,6 +244,7 @@ class Background:
     async def _evict(self) -> None:
         if evicted := await evict(self._redis, CACHE_ENTRIES, CACHE_BYTES):
             _log.info("cache entries evicted", entries=evicted)
+        await forget_days(self._redis, _now_ms())
 
     async def _count_standing(self) -> None:
         await economics.keep_count(self._store, self._fresh_settings().config.models, _now_ms())

@@ -470,7 +470,8 @@ class Pipeline:
         if visit.context and (store is not None or visit.cache == "exact"):
             self._expected.add(visit.context)
         if visit.hit is not None:
-            self.hits.note(visit.hit.entry.id, entry.saved_nano)
+            similarity = visit.hit.similarity if visit.hit.tier == "semantic" else None
+            self.hits.note(visit.hit.entry.id, entry.saved_nano, similarity)
         self._settled(entry)
         self.metrics.observe(entry)
         if visit.pays and visit.status == "ok":

@@ -47,6 +47,7 @@ class Keys:
         self.worth = prefix + "cache:worth"
         self.saved = prefix + "cache:saved"
         self.hits = prefix + "cache:hits"
+        self.days = prefix + "cache:days"
         self.definitions = prefix + "definitions"
         self.ceilings = prefix + "ceilings"
         self.accounts = prefix + "accounts"

@@ -1,13 +1,18 @@
-"""How often each stored answer was used and what that saved: kept in Redis, a second late, for eviction and to see."""
+"""How often each stored answer was used, what that saved, and how similar the questions were: kept in Redis, a second
+late, for eviction and to be seen.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from gateway.cache.eviction import HALF_LIFE_MS, LEAST_NANO
+from gateway.cache.purge import day
+from gateway.cache.stats import bucket
 from gateway.errors import RedisAway
 from gateway.redis_io import Keys, RedisLink, Script
 
@@ -39,22 +44,28 @@ class Hits:
     def __init__(self, link: RedisLink, keys: Keys, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> None:
         self._link, self._keys, self._spawn = link, keys, spawn
         self._counts: dict[str, tuple[int, int]] = {}
+        self._similar: Counter[str] = Counter()
 
-    def note(self, entry_id: str, saved_nano: int) -> None:
-        """An answer was used again, which saved so much."""
+    def note(self, entry_id: str, saved_nano: int, similarity: float | None = None) -> None:
+        """An answer was used again, which saved so much; ``similarity``: of a semantic hit."""
         if not self._counts:
             asyncio.get_running_loop().call_later(_EVERY_S, lambda: self._spawn(self.flush()))
         hits, saved = self._counts.get(entry_id, (0, 0))
         self._counts[entry_id] = (hits + 1, saved + max(0, saved_nano))
+        if similarity is not None:
+            self._similar[f"{day(int(time.time() * 1000))}:{bucket(similarity)}"] += 1
 
     async def flush(self) -> None:
         """Hand over what was counted; lost where Redis is away."""
         counts, self._counts = self._counts, {}
+        similar, self._similar = self._similar, Counter()
         if not counts:
             return
         args = [part for entry_id, (hits, saved) in counts.items() for part in (entry_id, str(hits), str(saved))]
         names = (self._keys.sizes, self._keys.worth, self._keys.saved, self._keys.hits)
         try:
             await self._link.run(_NOTE, names, repr(time.time() * 1000 / HALF_LIFE_MS), str(LEAST_NANO), *args)
+            for field, count in similar.items():
+                await self._link.call("HINCRBY", self._keys.days, field, str(count))
         except RedisAway:
             return

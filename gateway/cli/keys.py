@@ -190,16 +190,16 @@ def import_(
 def _with_stores(config: Path | None, ask: Callable[[Stores], Awaitable[T]]) -> T:
     from gateway.http.definitions import Stores
 
-    return _with_redis(config, lambda redis: ask(Stores.on(redis)))
+    return with_redis(config, lambda redis: ask(Stores.on(redis)))
 
 
 def _with_store(config: Path | None, ask: Callable[[KeyStore], Awaitable[T]]) -> T:
     from gateway.auth import KeyStore
 
-    return _with_redis(config, lambda redis: ask(KeyStore(redis)))
+    return with_redis(config, lambda redis: ask(KeyStore(redis)))
 
 
-def _with_redis(config: Path | None, ask: Callable[[Redis], Awaitable[T]]) -> T:
+def with_redis(config: Path | None, ask: Callable[[Redis], Awaitable[T]]) -> T:
     from redis.exceptions import RedisError
 
     from gateway.redis_io import redis_url

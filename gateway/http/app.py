@@ -15,6 +15,7 @@ from gateway.dashboard.routes import Dashboard
 from gateway.errors import GatewayError
 from gateway.http import errors
 from gateway.http.admin import Admin
+from gateway.http.cache import CacheDesk
 from gateway.http.chat import ChatEndpoint
 from gateway.http.definitions import Definitions
 from gateway.http.health import Health
@@ -74,6 +75,7 @@ def _rest(runtime: Runtime) -> Starlette:
         Route("/admin/policies/validate", admin.validate, methods=["POST"]),
         Route("/admin/policies/rollback", admin.roll_back, methods=["POST"]),
         Route("/admin/policies/history", admin.history),
+        *CacheDesk(runtime).routes(),
         *Definitions(runtime).routes(),
         *dashboard.routes(),
     ]

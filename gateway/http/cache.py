@@ -1,0 +1,118 @@
+"""``/admin/cache``: what is stored and how to take it out. ``/v1/feedback``: what a caller thought of an answer."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from gateway.cache.purge import Which, purge, reject
+from gateway.cache.stats import stats
+from gateway.errors import InvalidRequest, NotFound
+from gateway.http.admin import keeping, read_json
+from gateway.http.peer import principal_of, require_role
+
+if TYPE_CHECKING:
+    from gateway.runtime import Runtime
+
+_SELECTORS = ("key", "tag", "entry")
+
+
+class _Feedback(msgspec.Struct, forbid_unknown_fields=True):
+    request_id: str
+    score: Annotated[float, msgspec.Meta(ge=-1, le=1)] | None = None
+    wrong_cache_hit: bool = False
+
+
+class CacheDesk:
+    """Every endpoint asks first who is asking."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/admin/cache", self.shown, methods=["GET"]),
+            Route("/admin/cache/purge", self.purge, methods=["POST"]),
+            Route("/admin/cache/{entry}/reject", self.reject, methods=["POST"]),
+            Route("/v1/feedback", self.feedback, methods=["POST"]),
+        ]
+
+    async def shown(self, request: Request) -> Response:
+        """What the cache holds; ``index``: the vectors that the worker which was asked compares with."""
+        await require_role(self._runtime, request.scope)
+        found = await keeping(stats(self._runtime.redis, int(time.time() * 1000), self._runtime.keys))
+        shown = msgspec.to_builtins(found) | {"drifts": found.drifts, "index": self._runtime.semantic.size}
+        return JSONResponse(shown)
+
+    async def purge(self, request: Request) -> Response:
+        """Those that are all of ``key``, ``tag``, ``entry``, ``older_than_s``; or ``all``. ``dry_run`` only counts."""
+        await require_role(self._runtime, request.scope)
+        body = await read_json(request)
+        dry_run = body.pop("dry_run", False)
+        if not isinstance(dry_run, bool):
+            raise InvalidRequest("'dry_run' must be true or false", param="dry_run")
+        work = purge(self._runtime.redis, _which(body), dry_run=dry_run, keys=self._runtime.keys)
+        return JSONResponse(msgspec.to_builtins(await keeping(work)))
+
+    async def reject(self, request: Request) -> Response:
+        """Evict an entry that is wrong, on every worker, and learn from it."""
+        await require_role(self._runtime, request.scope)
+        entry = request.path_params["entry"]
+        if not await keeping(reject(self._runtime.redis, entry, keys=self._runtime.keys)):
+            raise NotFound(f"no cache entry '{entry}'")
+        return JSONResponse({"object": "gateway.cache.entry", "id": entry, "rejected": True})
+
+    async def feedback(self, request: Request) -> Response:
+        """A score, or that it was a wrong hit, which evicts what was given. Own requests only; the last one counts.
+
+        Raises:
+            NotFound: no such request, or somebody else's.
+        """
+        principal, _ = await principal_of(self._runtime, request.scope)
+        given = _feedback(await read_json(request))
+        entry = await self._runtime.find(given.request_id)
+        if entry is None or not (principal.admin or entry.key_id == principal.key_id):
+            raise NotFound(f"no request '{given.request_id}'")
+        evicted = False
+        if given.wrong_cache_hit:
+            if not entry.cache_entry:
+                raise InvalidRequest("that request was not answered from the cache", param="wrong_cache_hit")
+            work = reject(self._runtime.redis, entry.cache_entry, request_id=entry.request_id, keys=self._runtime.keys)
+            evicted = await keeping(work)
+        score = -1.0 if given.score is None else given.score
+        message: dict[Any, Any] = {"f": msgspec.json.encode({"request_id": entry.request_id, "score": score})}
+        await keeping(self._runtime.redis.xadd(self._runtime.keys.ledger, message))
+        shown = {"object": "gateway.feedback", "request_id": entry.request_id, "score": score, "evicted": evicted}
+        return JSONResponse(shown)
+
+
+def _feedback(body: dict[str, Any]) -> _Feedback:
+    try:
+        given = msgspec.convert(body, _Feedback)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"the body: {error}") from None
+    if given.score is None and not given.wrong_cache_hit:
+        raise InvalidRequest("give 'score', from -1 to 1, or 'wrong_cache_hit': true", param="score")
+    return given
+
+
+def _which(body: dict[str, Any]) -> Which:
+    """Raises InvalidRequest: nothing, or nonsense, is selected."""
+    everything, age = body.pop("all", None), body.pop("older_than_s", None)
+    if everything is True and not body and age is None:
+        return Which()
+    unknown = body.keys() - set(_SELECTORS)
+    if unknown or everything is not None or not (body or age is not None):
+        raise InvalidRequest("give one or more of 'key', 'tag', 'entry' and 'older_than_s', or else 'all': true")
+    for name, value in body.items():
+        if not isinstance(value, str) or not value:
+            raise InvalidRequest(f"'{name}' must be a string", param=name)
+    if age is not None and (not isinstance(age, int | float) or isinstance(age, bool) or age < 0):
+        raise InvalidRequest("'older_than_s' must be seconds", param="older_than_s")
+    before = None if age is None else int((time.time() - age) * 1000)
+    return Which(**body, before_ms=before)
