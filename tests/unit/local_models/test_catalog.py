@@ -81,6 +81,8 @@ def test_sources_are_read_into_their_parts() -> None:
         ("- {name: a, kind: chat, source: 'http://x', type: Q4_0, source_type: Q4_0}", "expected wheel:"),
         ("- {name: a, kind: chat, source: 'hf:a/b/c.gguf'}", "needs type and source_type"),
         ("- {name: a, kind: embed, source: 'wheel:a==1/b'}", "needs archive_sha256"),
+        ("- {name: a, kind: chat, source: 'hf:a/b/c.gguf', type: F16, source_type: F16, draft: b}", "its draft 'b'"),
+        ("- {name: a, kind: chat, source: 'hf:a/b/c.gguf', type: F16, source_type: F16, draft: a}", "its draft 'a'"),
         ("- {name: a, kind: chat, source: x, colour: red}", "unknown field `colour`"),
         ("- {name: '../a', kind: chat, source: x}", r"name"),
         ("- {name: a, kind: chat, source: x, parameters: {total: 0, active: 1}}", r"parameters\.total"),
