@@ -16,6 +16,7 @@ import msgspec
 
 from gateway.budget.limits import Admission
 from gateway.errors import GatewayError, RedisAway
+from gateway.policy.replay import SHADOW as KEY
 from gateway.redis_io import Script
 from gateway.types import NANO, Principal, Where
 from gateway.visit import Visit, bill, ledger_entry
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from gateway.pipeline import View
     from gateway.types import ChatRequest, Features
 
-KEY = "shadow"
 _DAY_S = 86_400
 _RUNNING_MAX = 64
 _PATIENCE_S = 120.0
