@@ -32,6 +32,14 @@ async def test_a_model_at_hand_is_found_at_once(tmp_path: Path, said: Said) -> N
     assert said == []
 
 
+def test_a_model_drafts_for_another_where_the_catalogue_says_so_and_it_has_been_pulled(tmp_path: Path) -> None:
+    assert models.draft("smollm2-1.7b-instruct", tmp_path) == ()
+    small = tmp_path / "smollm2-135m-instruct-Q4_0.gguf"
+    small.touch()
+    assert models.draft("smollm2-1.7b-instruct", tmp_path) == ("--draft", str(small))
+    assert models.draft("smollm2-135m-instruct", tmp_path) == ()
+
+
 async def test_only_a_pull_goes_to_a_hub(tmp_path: Path, said: Said) -> None:
     with pytest.raises(Unavailable, match="gateway models pull qwen3"):
         await ensured("qwen3-0.6b", tmp_path, said)
