@@ -50,6 +50,10 @@ class Embedder(Protocol):
 class Scorer(Protocol):
     """Features (and, where it can use one, the embedding) to a difficulty."""
 
+    def wants_embedding(self, features: Features) -> bool:
+        """Whether the embedding of the last user turn could change where the request goes."""
+        ...
+
     def score(self, features: Features, embedding: NDArray[np.float32] | None = None) -> Score:
         """Pure and quick (≤ 0.5 ms)."""
         ...

@@ -16,8 +16,10 @@ from gateway.config import Settings, load
 from gateway.errors import ConfigError
 from gateway.pipeline import View
 from gateway.policy.cases import run_cases
+from gateway.policy.competence import PROBED_WITH, Competence
 from gateway.policy.history import History, read_files, write_files
 from gateway.policy.loader import PolicySet, compile_documents, load_policies
+from gateway.policy.profiled import ProfiledScorer
 from gateway.policy.scorer import RuleScorer
 from gateway.pricing import PriceBook
 from gateway.yamlfile import Document
@@ -25,6 +27,7 @@ from gateway.yamlfile import Document
 if TYPE_CHECKING:
     from gateway.metrics import Metrics
     from gateway.policy.compile import CompiledPolicy
+    from gateway.protocols import Scorer
     from gateway.runtime import Runtime
 
 _POLL_S = 1.0
@@ -51,7 +54,7 @@ def build_view(settings: Settings, metrics: Metrics, previous: View | None = Non
         policies=policies,
         prices=prices,
         fleet=Fleet.build(settings, previous.fleet if previous else None),
-        scorer=RuleScorer(),
+        scorer=_scorer(settings),
         embedder_id=f"{embedder.url or 'local'} {embedder.model}",
         embedder_local=embedder.url is None,
         loaded_ms=int(time.time() * 1000),
@@ -62,6 +65,17 @@ def _pass_cases(settings: Settings, policies: PolicySet) -> None:
     for result in run_cases(settings.policies_dir / "cases", policies):
         if not result.passed:
             raise ConfigError(f"case '{result.name}' fails: {result.reason}", file=str(result.file), line=result.line)
+
+
+def _scorer(settings: Settings) -> Scorer:
+    """By the profile of the first local model served here; by rules where it has none, or nothing compares with it."""
+    embedder = settings.config.embedder
+    if embedder.enabled and embedder.model == PROBED_WITH:
+        for model in settings.config.models:
+            if model.local and not model.url:
+                competence = Competence.of_model(settings.models_dir, model.local)
+                return RuleScorer() if competence is None else ProfiledScorer(competence)
+    return RuleScorer()
 
 
 class Reloader:

@@ -55,15 +55,15 @@ def bench(model: Path, name: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         socket = Path(folder) / "chat.sock"
         log = Path(folder) / "log"
-        with _engine(model, name, socket, log) as child:
+        with engine(model, name, socket, log) as child:
             try:
                 return asyncio.run(_measured(socket, name, child))
-            except (OSError, asyncio.IncompleteReadError, _Ended) as error:
-                raise BenchError(f"the engine went away: {_tail(log) or error}") from error
+            except (OSError, asyncio.IncompleteReadError, Ended) as error:
+                raise BenchError(f"the engine went away: {tail(log) or error}") from error
 
 
 @contextlib.contextmanager
-def _engine(model: Path, name: str, socket: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def engine(model: Path, name: str, socket: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     where = ("--model", str(model), "--name", name, "--uds", str(socket))
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-m", "local_models", "chat", *where]
@@ -78,16 +78,16 @@ def _engine(model: Path, name: str, socket: Path, log: Path) -> Iterator[subproc
                 child.kill()
 
 
-class _Ended(Exception):
+class Ended(Exception):
     """The engine's process is gone before it was ready."""
 
 
-def _tail(log: Path) -> str:
+def tail(log: Path) -> str:
     return log.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
 
 
 async def _measured(socket: Path, name: str, child: subprocess.Popen[bytes]) -> dict[str, Any]:
-    await _ready(socket, child)
+    await ready(socket, child)
     await _round(socket, name, STREAMS[-1], "warm-up")
     streams = {}
     for count in STREAMS:
@@ -97,13 +97,13 @@ async def _measured(socket: Path, name: str, child: subprocess.Popen[bytes]) -> 
     return {"streams": streams, "prefill_tokens_per_second": median(prefill), "speculative": {"1": alone}}
 
 
-async def _ready(socket: Path, child: subprocess.Popen[bytes]) -> None:
+async def ready(socket: Path, child: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + _LOAD_SECONDS
     while time.monotonic() < deadline:
         if child.poll() is not None:
-            raise _Ended(f"status {child.returncode}")
+            raise Ended(f"status {child.returncode}")
         with contextlib.suppress(OSError):
-            async with _request(socket, "GET", "/healthz") as (status, _):
+            async with request(socket, "GET", "/healthz") as (status, _):
                 if status == 200:
                     return
         await asyncio.sleep(0.05)
@@ -149,7 +149,7 @@ async def _ask(socket: Path, name: str, prompt: str, tokens: int, speculative: b
     asked = time.perf_counter()
     first = last = 0.0
     usage: dict[str, Any] = {}
-    async with _request(socket, "POST", "/v1/chat/completions", msgspec.json.encode(body)) as (status, reader):
+    async with request(socket, "POST", "/v1/chat/completions", msgspec.json.encode(body)) as (status, reader):
         if status != 200:
             raise BenchError(f"the engine answered {status}: {(await reader.read(2000)).decode(errors='replace')}")
         async for event in _events(reader):
@@ -166,7 +166,7 @@ async def _ask(socket: Path, name: str, prompt: str, tokens: int, speculative: b
 
 
 @contextlib.asynccontextmanager
-async def _request(
+async def request(
     socket: Path, method: str, path: str, body: bytes = b""
 ) -> AsyncIterator[tuple[int, asyncio.StreamReader]]:
     """Status, and a reader at the body. Bare, for a client of sixteen streams is part of what is measured."""

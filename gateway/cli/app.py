@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gateway import __version__
-from gateway.cli import alerts, books, cache, keys, models, policies, prices, privacy, reconcile
+from gateway.cli import alerts, books, cache, keys, models, policies, prices, privacy, reconcile, replay, router
 from gateway.cli.options import Config, Problem, settings
 from gateway.errors import ConfigError, GatewayError, RedisAway
 
@@ -24,8 +24,10 @@ app.add_typer(models.app, name="models", help="Local models: what there is, what
 app.add_typer(alerts.app, name="alerts", help="Alerts: what has been told, and whether telling works")
 app.add_typer(prices.app, name="prices", help="What models cost, and where those prices come from")
 app.add_typer(cache.app, name="cache", help="Stored answers: what there is, and how well they are judged")
+app.add_typer(router.app, name="router", help="How hard prompts are, and what a local model can do")
 app.command()(policies.check)
 app.command()(policies.explain)
+app.command()(replay.replay)
 app.command()(books.report)
 app.command()(reconcile.reconcile)
 app.command()(privacy.export)

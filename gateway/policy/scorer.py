@@ -110,6 +110,10 @@ _MAKING = {
 class RuleScorer:
     """The transparent scorer: :class:`gateway.protocols.Scorer`."""
 
+    def wants_embedding(self, features: Features) -> bool:
+        """Never: words and form are all that is looked at."""
+        return False
+
     def score(self, features: Features, embedding: NDArray[np.float32] | None = None) -> Score:
         """Pure, tens of microseconds; the first 1,500 characters are looked at, the embedding is not used."""
         text = features.last_user_text[:WINDOW]

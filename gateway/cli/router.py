@@ -1,0 +1,157 @@
+"""``gateway router``: how hard prompts are, how well that was told, and what a local model can do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from gateway.cli import router_eval
+from gateway.cli.model_work import Bar, mending
+from gateway.cli.options import AsJson, Config, Problem, print_json, print_table, settings
+
+if TYPE_CHECKING:
+    from gateway.policy.competence import Competence, Vectors
+    from gateway.policy.profile import Profile
+
+GENERIC = "generic"
+
+app = typer.Typer(no_args_is_help=True)
+app.command("eval")(router_eval.evaluate)
+
+
+class _Line(msgspec.Struct):
+    prompt: str
+
+
+@app.command()
+def score(
+    profile: Annotated[
+        str, typer.Option(help="A local model's name, or 'generic': any small and large model")
+    ] = GENERIC,
+    config: Config = None,
+) -> None:
+    """Read one JSON object {"prompt": …} a line, write {"difficulty": …, "quality": {class: probability}} for each."""
+    from gateway.policy.learned import Mixture
+
+    mixture = Mixture.shipped()
+    competence = None if profile == GENERIC else _competence(profile, config)
+    embed = None if competence is None else _embedder(config)
+    for prompt in _prompts():
+        found = mixture.estimate(prompt)
+        quality, difficulty = {"small": found.small, "large": found.large}, found.lost
+        if competence is not None and embed is not None:
+            likely = competence.likely(embed([prompt])[0])
+            quality[profile], difficulty = likely.right, 1 - likely.at_least
+        rounded = {name: round(value, 5) for name, value in quality.items()}
+        sys.stdout.buffer.write(msgspec.json.encode({"difficulty": round(difficulty, 6), "quality": rounded}) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def _embedder(config: Path | None) -> Callable[[list[str]], Vectors]:
+    from local_models import fetch
+    from local_models.embed.model import load
+
+    chosen = settings(config)
+    name = chosen.config.embedder.model
+    with mending(name):
+        model = load(fetch.ensure(name, chosen.models_dir))
+    return lambda texts: model.embed(texts).vectors
+
+
+def _prompts() -> Iterator[str]:
+    decoder = msgspec.json.Decoder(_Line)
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            yield decoder.decode(line).prompt
+        except msgspec.MsgspecError as error:
+            raise Problem(f"line {number}: {error}") from None
+
+
+def _competence(name: str, config: Path | None) -> Competence:
+    from gateway.policy.competence import Competence
+
+    found = Competence.of_model(settings(config).models_dir, name)
+    if found is None:
+        raise Problem(f"there is no profile of '{name}': gateway router probe {name}")
+    return found
+
+
+@app.command()
+def probe(
+    model: Annotated[str, typer.Argument(help="A model of the catalogue, or a GGUF file")],
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a local model the shipped checkable prompts, and write down beside it what it got right."""
+    from gateway.policy.probe import ANSWER_TOKENS, questions
+    from gateway.policy.profile import SUFFIX, graded, write
+    from local_models import asking, fetch
+
+    asked = questions()
+    with mending(model), Bar(Path(model).name) as bar:
+        file = Path(model) if model.endswith(".gguf") else fetch.ensure(model, settings(config).models_dir, bar)
+        prompts = [question.prompt for question in asked]
+        answers = asking.answers(file, prompts, ANSWER_TOKENS, lambda done, of: bar("probe", done, of))
+        found = graded(file, asked, answers)
+        target = file.with_name((file.stem if model.endswith(".gguf") else model) + SUFFIX)
+        write(found, target)
+    _report(found, target, as_json)
+
+
+def _report(found: Profile, target: Path, as_json: bool) -> None:
+    domains = _by_domain(found)
+    if as_json:
+        print_json({"path": str(target), "digest": found.digest, "domains": domains})
+        return
+    rows = [
+        (name, str(one["right"]), str(one["asked"]), f"{one['right'] / one['asked']:.0%}")
+        for name, one in domains.items()
+    ]
+    print_table(("domain", "right", "asked", "share"), rows, right=("right", "asked", "share"))
+    typer.echo(f"\nKept: {target}")
+
+
+def _by_domain(found: Profile) -> dict[str, dict[str, int]]:
+    from gateway.policy.probe import questions
+
+    counts: dict[str, dict[str, int]] = {}
+    for question, outcome in zip(questions(), found.right, strict=True):
+        one = counts.setdefault(question.domain, {"right": 0, "asked": 0})
+        one["right"] += outcome == "1"
+        one["asked"] += 1
+    return counts
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="A folder with mmlupro, llmrouter and gsm8k_train_steps (.jsonl.gz)")],
+    config: Config = None,
+) -> None:
+    """Make the shipped scorer again: what is learned from graded answers, and the embeddings of the probe's questions.
+
+    Prints the digests of what it read. The same rows make the same files.
+    """
+    import hashlib
+
+    import numpy as np
+
+    from gateway.policy import competence, learned
+    from gateway.policy import train as training
+    from gateway.policy.probe import questions
+    from local_models import fetch
+
+    chosen = settings(config)
+    embedder = chosen.config.embedder.model
+    with mending(embedder):
+        folder = fetch.ensure(embedder, chosen.models_dir)
+        arrays = training.train(data, folder)
+    np.savez_compressed(learned.FILE, **arrays)  # type: ignore[arg-type]
+    vectors = _embedder(config)([question.prompt for question in questions()])
+    competence.Asked.made(questions(), vectors).save(competence.FILE)
+    for file in (*sorted(data.glob("*.jsonl.gz")), learned.FILE, competence.FILE):
+        typer.echo(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}")

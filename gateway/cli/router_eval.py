@@ -1,0 +1,131 @@
+"""``gateway router eval``: how well scorers split a set of graded prompts between a strong and a weak model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from gateway.cli.options import AsJson, Config, Problem, print_json, print_table, settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from gateway.policy.curve import Values
+
+    Vectors = NDArray[np.float32]
+
+
+class _Row(msgspec.Struct):
+    prompt: str
+    strong: float
+    weak: float
+
+
+def evaluate(
+    file: Annotated[Path, typer.Argument(metavar="DATA", help='JSON Lines of {"prompt", "strong", "weak"}: qualities')],
+    fit_rows: Annotated[int, typer.Option(min=0, help="Fit to this many rows, judge by the others")] = 0,
+    seed: Annotated[int, typer.Option(help="Which rows those are")] = 0,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """APGR, CPT50, CPT80 and what may stay with the weak model, for the learned scorer beside random, length and rules.
+
+    APGR is RouteLLM's (random 0.5). Intervals are 95 %, bootstrapped over prompts.
+    """
+    import numpy as np
+
+    rows = _read(file)
+    if not 0 <= fit_rows < len(rows) - 1:
+        raise Problem(f"{file} has {len(rows)} rows: --fit-rows {fit_rows} leaves none to judge by")
+    order = np.random.default_rng(seed).permutation(len(rows))
+    fitted, judged = order[:fit_rows], np.sort(order[fit_rows:])
+    strong = np.array([row.strong for row in rows])
+    weak = np.array([row.weak for row in rows])
+    scores = _scores([row.prompt for row in rows], seed)
+    if fit_rows:
+        vectors = _vectors([row.prompt for row in rows], config)
+        scores["fitted"] = _stacked(rows, scores["learned"], vectors, fitted, strong, weak, seed)
+    found = [_judge(name, strong[judged], weak[judged], score[judged], seed) for name, score in scores.items()]
+    _report(found, len(judged), float(strong[judged].mean()), float(weak[judged].mean()), as_json)
+
+
+def _read(file: Path) -> list[_Row]:
+    try:
+        return msgspec.json.Decoder(_Row).decode_lines(file.read_bytes())
+    except (OSError, msgspec.MsgspecError) as error:
+        raise Problem(f"{file}: {error}") from None
+
+
+def _scores(prompts: list[str], seed: int) -> dict[str, Values]:
+    import numpy as np
+
+    from gateway.policy.learned import Mixture
+
+    mixture = Mixture.shipped()
+    return {
+        "random": np.random.default_rng(seed).random(len(prompts)),
+        "length": np.array([float(len(prompt)) for prompt in prompts]),
+        "rules": np.array([_by_rules(prompt) for prompt in prompts]),
+        "learned": np.array([mixture.estimate(prompt).lost for prompt in prompts]),
+    }
+
+
+def _by_rules(prompt: str) -> float:
+    from gateway.features import extract
+    from gateway.policy.scorer import RuleScorer
+    from gateway.types import ChatRequest, Principal
+
+    request = ChatRequest(id="eval", model="auto", messages=[{"role": "user", "content": prompt}], fields={})
+    return RuleScorer().score(extract(request, Principal(key_id="eval"), default_max_tokens=1024)).difficulty
+
+
+def _vectors(prompts: list[str], config: Path | None) -> Vectors | None:
+    """The local embedder's vectors; None where it is not on this machine."""
+    from local_models import fetch
+    from local_models.embed.model import load
+
+    chosen = settings(config)
+    folder = fetch.ready_path(chosen.config.embedder.model, chosen.models_dir)
+    return load(folder).embed(prompts).vectors if folder.exists() else None
+
+
+def _stacked(
+    rows: list[_Row], prior: Values, vectors: Vectors | None, fitted: Any, strong: Values, weak: Values, seed: int
+) -> Values:
+    import numpy as np
+
+    from gateway.policy.learned import Mixture
+    from gateway.policy.stack import Stack
+
+    mixture = Mixture.shipped()
+    shape = np.stack([mixture.inputs(row.prompt)[1:] for row in rows]).astype(np.float64)
+    views = [shape] if vectors is None else [shape, np.hstack([shape, vectors.astype(np.float64)])]
+    stack = Stack([view[fitted] for view in views], prior[fitted], strong[fitted], weak[fitted], seed)
+    return stack.score(views, prior)
+
+
+def _judge(name: str, strong: Values, weak: Values, score: Values, seed: int) -> dict[str, Any]:
+    from gateway.policy.curve import intervals, split
+
+    found = split(strong, weak, score)
+    low, high = intervals(strong, weak, score, seed=seed)
+    return {"scorer": name, **msgspec.to_builtins(found), "apgr_low": low, "apgr_high": high}
+
+
+def _report(found: list[dict[str, Any]], judged: int, strong: float, weak: float, as_json: bool) -> None:
+    if as_json:
+        print_json({"rows": judged, "strong": strong, "weak": weak, "scorers": found})
+        return
+    columns = ("scorer", "APGR", "95 %", "CPT50", "CPT80", "saving at 95 %")
+    print_table(columns, map(_cells, found), right=columns[1:])
+    typer.echo(f"\n{judged} rows; mean quality: strong {strong:.3f}, weak {weak:.3f}.")
+
+
+def _cells(one: dict[str, Any]) -> tuple[str, ...]:
+    interval = f"{one['apgr_low']:.3f} to {one['apgr_high']:.3f}"
+    rest = (f"{one[name]:.1%}" for name in ("cpt50", "cpt80", "saving"))
+    return (one["scorer"], f"{one['apgr']:.3f}", interval, *rest)

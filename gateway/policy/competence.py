@@ -1,0 +1,104 @@
+"""How likely a local model is to answer a prompt rightly, from its profile and the questions of the probe like it.
+
+Nadaraya–Watson over the cosine of embeddings, in two ranges: the nearest questions say which skill is asked for, all
+questions of that skill how well the model has it. A prompt like none of them has no evidence, and without evidence
+a model is not trusted. What counts is a lower bound (Beta posterior, normal approximation).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.policy.probe import Question
+from gateway.policy.profile import Profile, find, set_id
+from gateway.types import Frozen
+
+FILE = Path(__file__).with_name("probe_vectors.npz")
+"""Embeddings of the probe's questions."""
+PROBED_WITH = "all-MiniLM-L6-v2"
+"""The embedder they were made with: no other one's vectors compare with them."""
+
+Vectors: TypeAlias = NDArray[np.float32]
+
+WIDTH = 0.08
+"""Of the kernel: a question whose cosine is this much smaller counts 1/e."""
+LIKE = 0.55
+"""Cosine at which a question is like the prompt; evidence fades below."""
+PRIOR_RIGHT, PRIOR_WRONG = 0.5, 0.5
+SIGMAS = 1.0
+
+
+class Likely(Frozen, frozen=True, kw_only=True):
+    """``right``: the posterior mean of a right answer. ``at_least``: its lower bound. ``skill``: the nearest one."""
+
+    right: float
+    at_least: float
+    skill: str
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The probe as it is compared with: ``vectors`` (questions, dimension) of length 1, and ``of`` (questions,), the
+    place of each one's skill in ``skills``. ``id``: :func:`gateway.policy.profile.set_id`. Reading it needs no YAML.
+    """
+
+    id: str
+    vectors: Vectors
+    skills: tuple[str, ...]
+    of: NDArray[np.int64]
+
+    @classmethod
+    def made(cls, questions: tuple[Question, ...], vectors: Vectors) -> Asked:
+        skills = tuple(sorted({question.skill for question in questions}))
+        of = np.array([skills.index(question.skill) for question in questions])
+        length = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return cls(set_id(questions), np.asarray(vectors / length, np.float32), skills, of)
+
+    @classmethod
+    @functools.cache
+    def shipped(cls) -> Asked:
+        with np.load(FILE) as arrays:
+            vectors = arrays["vectors"].astype(np.float32)
+            return cls(str(arrays["id"]), vectors, tuple(arrays["skills"].tolist()), arrays["of"])
+
+    def save(self, file: Path) -> None:
+        """Raises OSError."""
+        vectors = self.vectors.astype(np.float16)
+        np.savez_compressed(file, id=self.id, vectors=vectors, skills=np.array(self.skills), of=self.of)
+
+
+class Competence:
+    """One model's."""
+
+    def __init__(self, profile: Profile, asked: Asked) -> None:
+        self._vectors, self._skills, self._of = asked.vectors, asked.skills, asked.of
+        self.dimension = asked.vectors.shape[1]
+        self._right = np.array([outcome == "1" for outcome in profile.right], np.float32)
+
+    @classmethod
+    def of_model(cls, models_dir: Path, name: str) -> Competence | None:
+        """Of a catalogue model as it lies in ``models_dir``; None where it has no profile."""
+        asked = Asked.shipped()
+        profile = find(models_dir, name, asked.id)
+        return None if profile is None else cls(profile, asked)
+
+    def likely(self, vector: Vectors) -> Likely:
+        """For a prompt with this embedding, of length 1."""
+        cosine = self._vectors @ vector
+        nearest = float(cosine.max())
+        like = np.exp((cosine - nearest) / WIDTH)
+        mass = np.bincount(self._of, like)
+        skill = int(mass.argmax())
+        own = (self._of == skill) * np.maximum(like, 0.3) + (self._of != skill) * like
+        sure = float(mass[skill] / mass.sum()) * min(1.0, max(0.0, (nearest - LIKE) / (1 - LIKE)) + 0.0)
+        count = float(own.sum()) * sure
+        right = (PRIOR_RIGHT + sure * float(own @ self._right)) / (PRIOR_RIGHT + PRIOR_WRONG + count)
+        spread = math.sqrt(right * (1 - right) / (count + PRIOR_RIGHT + PRIOR_WRONG + 1))
+        return Likely(right=right, at_least=max(0.0, right - SIGMAS * spread), skill=self._skills[skill])

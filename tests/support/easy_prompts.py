@@ -1,0 +1,26 @@
+"""Easy prompts with checkable answers, none of them in the probe: what a small model might be trusted with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gateway.policy.probe import Question, arithmetic, read
+
+_SEED = 7_310
+_ASKED = {
+    "add-digits": ("{a} + {b} =", "Add {a} and {b}."),
+    "add-tens": ("{a} + {b} = ?", "What do {a} and {b} add up to?"),
+    "subtract": ("{a} - {b} =", "Take {b} from {a}: what is left?"),
+    "times-table": ("{a} * {b} = ?", "Multiply {a} by {b}."),
+    "divide": ("{a} / {b} = ?", "How often does {b} go into {a}?"),
+    "larger": ("Is {a} or {b} the larger number?", "Pick the bigger number: {a}, {b}."),
+    "story": (
+        "{name} owned {a} {things}. A friend gives {name} {b}. How many does {name} own?",
+        "A box holds {a} {things}. {b} are taken away. How many stay in the box?",
+    ),
+}
+
+
+def easy_prompts() -> tuple[Question, ...]:
+    """More than 300, always the same."""
+    return (*read(Path(__file__).with_suffix(".yaml")), *arithmetic(_SEED, _ASKED, 10))
