@@ -7,24 +7,15 @@ field nobody here has heard of separates. Inside a partition only the last user 
 from __future__ import annotations
 
 import hashlib
-import re
-import unicodedata
 from typing import Any
 
 import msgspec
 
+from gateway.cache.normal import normalise as normalise
 from gateway.types import ChatRequest, Principal, Scope
 
 _NO_WALL = frozenset({"messages", "model", "stream", "stream_options", "user", "metadata", "store"})
-# Quotes, lines, and what only code, addresses and formulas hold: there, case and spacing mean something.
-# What is rare comes first, and the alternatives look back from there: the search then skips from one to the next.
-_PROTECTED = re.compile(
-    r"[`\"“”„«»‘‚\n\t\\{}\[\]<>=|;_~^$#@*+':(./](?:(?<!['(.:/])|(?<=')(?<![^\s(,:].)|(?<=:)//|(?<=\w[(./])\w)"
-)
-_ASCII_DIGITS = frozenset("0123456789")
 _QUESTION_MAX = 800
-_NORMAL_MAX = 4_000
-_SHOUTED = 5
 
 
 class CacheContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,31 +95,3 @@ def _comparable(request: ChatRequest, text: str) -> bool:
     if request.n != 1 or request.logprobs or not text.strip() or len(text) > _QUESTION_MAX:
         return False
     return not request.fields.keys() & {"tools", "functions", "modalities", "audio"}
-
-
-def normalise(text: str) -> str | None:
-    """Text without differences of case, spacing and Unicode form; None where those may carry meaning.
-
-    Quotes, code, addresses and line breaks keep their text out; beside digits case stays, and so does that of words
-    with inner capitals ("US" and "us", "mW" and "MW"), unless all of the text, or of a word of five letters, has them.
-    """
-    text = text.strip()
-    if len(text) > _NORMAL_MAX or _PROTECTED.search(text):
-        return None
-    words = unicodedata.normalize("NFC", text).split()
-    text = " ".join(words)
-    if _has_digit(text):
-        return text
-    if len(words) > 1 and text.isupper():
-        return text.lower()
-    # Not casefold(): it makes "Maße" (measures) and "Masse" (mass) one.
-    return " ".join([word if word.islower() or _meant(word) else word.lower() for word in words])
-
-
-def _has_digit(text: str) -> bool:
-    return not _ASCII_DIGITS.isdisjoint(text) if text.isascii() else any(map(str.isdigit, text))
-
-
-def _meant(word: str) -> bool:
-    """Whether a word's capitals are its spelling (iPhone, mW, NATO), not emphasis (CAPITAL)."""
-    return any(map(str.isupper, word[1:])) and not (word.isupper() and sum(map(str.isalpha, word)) >= _SHOUTED)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.cache.keys import normalise
+from gateway.cache.normal import normalise
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,16 @@ from gateway.cache.keys import normalise
         ("Что такое любовь?", "что такое  любовь?"),
         ("a\u00a0b", "A b"),
         ("Add 2 and  3", "Add 2 and 3"),
+        ("What is the capital of France?", "what is the capital of france"),
+        ("What is the capital of France?", "What is the capital of France ??"),
+        ("Tell me about France.", "tell me about France"),
+        ("Add 2 and 3.", "Add 2 and 3"),
+        ("Don\u2019t you know?", "Don't you know?"),
+        ("\uff37hat is it\uff1f", "what is it?"),
+        ("of\ufb01ce hours", "office hours"),
+        ("zero\u200bwidth", "zerowidth"),
+        ("well\u2011known", "well-known"),
+        ("ΠΟΙΟΣ ΕΙΝΑΙ Ο ΟΔΟΣ", "ποιος είναι ο οδος".replace("ί", "ι")),
     ],
 )
 def test_case_and_spacing_alone_do_not_make_another_question(one: str, other: str) -> None:
@@ -51,6 +61,17 @@ def test_case_and_spacing_alone_do_not_make_another_question(one: str, other: st
         ("re-sign", "resign"),
         ("Which macOS is this?", "Which macos is this?"),
         ("Lets eat, Grandma", "Lets eat Grandma"),
+        ("What is 10² ?", "What is 102 ?"),
+        ("What is 10²?", "What is 10^2?"),
+        ("half is ½", "half is 1/2"),
+        ("What is n!", "What is n"),
+        ("You are sure?", "You are sure."),
+        ("Where is Turkey?", "Where is turkey?"),
+        ("Wer sind Sie?", "Wer sind sie?"),
+        ("ılık su", "ilik su"),
+        ("ISI nedir, İzmir", "ısı nedir, İzmir"),
+        ("H₂O", "HO"),
+        ("من", "مِن"),
     ],
 )
 def test_what_means_something_else_stays_apart(one: str, other: str) -> None:
@@ -103,4 +124,4 @@ def test_normalising_is_stable_and_blind_to_outer_space_and_unicode_form(text: s
 @given(st.text("abcdefg XYZ?!,", max_size=40), st.text("abcdefg XYZ?!,", max_size=40))
 def test_equal_means_equal_but_for_case_and_spacing(one: str, other: str) -> None:
     if normalise(one) == normalise(other):
-        assert one.lower().split() == other.lower().split()
+        assert one.lower().rstrip(" ?").split() == other.lower().rstrip(" ?").split()
