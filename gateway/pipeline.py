@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -165,10 +166,26 @@ class Pipeline:
         """Decide before admission where no stored answer is expected, so that one trip can admit and reserve."""
         if visit.request.options.cache == "only-if-cached" or visit.policy.reads_budget or self._may_hit(visit):
             return None
+        if self._wants_embedding(view, visit):
+            return None
         try:
             return _worst_case(view, visit, self._decide(view, visit))
         except GatewayError:
             return None  # to be refused with a row, once it is admitted
+
+    def _wants_embedding(self, view: View, visit: Visit) -> bool:
+        """Whether the score may change with an embedding that is not there yet, and may be had for this request."""
+        if "difficulty" not in visit.policy.variables or visit.vector is not None or self.semantic.embedder is None:
+            return False
+        if visit.local_only or view.settings.model(visit.request.model) is not None:
+            return False  # where it goes does not hang on its difficulty
+        return view.scorer.wants_embedding(visit.features)
+
+    async def _embed(self, view: View, visit: Visit) -> None:
+        if self.semantic.embedder is not None and self._wants_embedding(view, visit):
+            text = visit.context.question if visit.context else visit.features.last_user_text
+            with contextlib.suppress(UpstreamError):  # the rules score without it
+                [visit.vector] = await self.semantic.embedder.embed([text])
 
     def _may_hit(self, visit: Visit) -> bool:
         context = visit.context
@@ -277,7 +294,7 @@ class Pipeline:
             away[name] = (view.fleet.unavailable(name) or _unpriced(view, policy, name)) if allowed else _NOT_ALLOWED
             return away[name]
 
-        score = view.scorer.score(visit.features)
+        score = view.scorer.score(visit.features, visit.vector)
         try:
             decision = policy.decide(
                 visit.features,
@@ -315,6 +332,8 @@ class Pipeline:
     async def _reserve(self, view: View, visit: Visit) -> Decision:
         """Step 7: the worst case of the dearest target that may still be tried; and what an exhausted budget leaves."""
         admission = visit.admission or Admission(known=False)
+        if visit.decision is None:
+            await self._embed(view, visit)
         decision = visit.decision or self._decide(view, visit)
         if admission.reserved:
             return decision
