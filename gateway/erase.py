@@ -28,7 +28,7 @@ from gateway.budget.accounts import opened
 from gateway.budget.definitions import Budget
 from gateway.budget.levels import FIELD
 from gateway.budget.spool import replay_orphans
-from gateway.cache import exact
+from gateway.cache import exact, snapshot
 from gateway.cache.eviction import drop
 from gateway.ledger.answers import Period
 from gateway.ledger.stream import Drain, dead_key
@@ -309,8 +309,8 @@ def _waiting(spool: Path) -> list[Path]:
 
 def _remove_snapshots(data_dir: Path) -> None:
     """And the conversations that local models keep on disk, which nobody can tell apart by who asked."""
-    for folder in ("snapshots", "kv"):
-        shutil.rmtree(data_dir / folder, ignore_errors=True)
+    snapshot.remove_all(data_dir)
+    shutil.rmtree(data_dir / "kv", ignore_errors=True)
 
 
 def _mask_logs(logs: Path, names: set[str]) -> None:

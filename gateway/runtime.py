@@ -19,6 +19,7 @@ from gateway.auth import KeyRing
 from gateway.books import Books
 from gateway.budget.spool import Spool
 from gateway.cache.semantic import SemanticCache
+from gateway.cache.snapshot import Snapshots
 from gateway.errors import Overloaded, RedisAway
 from gateway.ledger.errors import LedgerAway
 from gateway.ledger.where import ledger_url
@@ -43,7 +44,7 @@ _TAIL = 2_000
 _BLOCK_MS = 2_000
 _EVENTS_AT_ONCE = 100
 _BEGINNING = b"0-0"
-_TEND_S, _CHECK_S = 0.5, 2.0
+_TEND_S, _CHECK_S, _CAUGHT_UP_TRIES = 0.5, 2.0, 250
 # Above _BLOCK_MS: a network that only drops would else leave this worker deaf to revocations for ever.
 _SOCKET_TIMEOUT_S = 4.0
 _log = log.get(__name__)
@@ -66,6 +67,8 @@ class Runtime:
         self.ring = KeyRing(self.link, self.keys)
         self.embedder = embedder
         self.semantic = SemanticCache(self.link, self.keys, embedder)
+        self.snapshots = Snapshots(view.settings.data_dir)
+        self._filled, self._unsaved, self._applied = False, False, _BEGINNING
         spool = Spool(spool_folder(view.settings.data_dir), self.worker)
         parts = (self.link, self.keys, spool, metrics, self.worker)
         self.telemetry: Telemetry | None = None
@@ -182,10 +185,31 @@ class Runtime:
     async def _tend_index(self) -> None:
         while True:
             try:
-                await self.semantic.partitions.tend()
+                await self._tend_once()
+            except (RedisError, OSError):
+                _log.debug("redis is away, or the disk full; no snapshot for now")
             except Exception:  # the task's edge: the index goes on as it is
                 _log.exception("the index of the cache could not be rebuilt")
             await asyncio.sleep(_TEND_S)
+
+    async def _tend_once(self) -> None:
+        partitions = self.semantic.partitions
+        self._unsaved |= await partitions.tend()
+        graphs = partitions.graphs()
+        if not graphs and self._filled:
+            await self.snapshots.remove()
+        elif self._unsaved and await self.snapshots.save(graphs, self._caught_up):
+            self._unsaved = False
+
+    async def _caught_up(self) -> bool:
+        """Whether all events that had been told when this was asked are applied within a moment."""
+        newest: Any = await self.redis.xrevrange(self.keys.events, count=1)
+        wanted = _number(newest[0][0]) if newest else (0, 0)
+        for _ in range(_CAUGHT_UP_TRIES):
+            if _number(self._applied) >= wanted:
+                return True
+            await asyncio.sleep(0.02)
+        return False
 
     async def _check_index(self) -> None:
         """Entries may be deleted in Redis by other hands than ours: no event says so."""
@@ -198,9 +222,9 @@ class Runtime:
         """Keep this worker's copies true: key changes, cache changes and reloads of any worker arrive as events."""
         while True:
             try:
-                last = await self._catch_up()
+                self._applied = await self._catch_up()
                 while True:
-                    last = await self._next(last)
+                    self._applied = await self._next(self._applied)
             except _Missed:
                 _log.warning("events came faster than they could be followed; comparing with Redis instead")
             except (RedisError, OSError):
@@ -214,7 +238,10 @@ class Runtime:
         newest: Any = await self.redis.xrevrange(self.keys.events, count=1)
         self.ring.forget()
         await self._load_definitions()
+        if not self._filled:
+            self.semantic.partitions.adopt(await self.snapshots.load())
         await self.semantic.partitions.refill(self.redis, self.keys)
+        self._filled = True
         return bytes(newest[0][0]) if newest else _BEGINNING
 
     async def _load_definitions(self) -> None:
@@ -245,6 +272,11 @@ class Runtime:
                 await self.on_reload()
         else:
             self.semantic.apply(event)
+
+
+def _number(event_id: bytes) -> tuple[int, int]:
+    milliseconds, _, count = event_id.partition(b"-")
+    return int(milliseconds), int(count)
 
 
 def spool_folder(data_dir: Path) -> Path:

@@ -72,6 +72,7 @@ class PartitionIndex:
 
     def adopt(self, graph: Segment) -> None:
         """Take over a graph from a snapshot; the index is empty."""
+        segment.one_thread()
         self._segments = (graph,)
 
     def add(self, entry_id: str, vector: Vector) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.cache import codes
 from gateway.cache.index import GRAPH_FROM, FaissThread, PartitionIndex
+from gateway.cache.segment import Segment
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -47,20 +48,25 @@ class Partitions:
             self._held.move_to_end(partition)
         return index
 
-    def graphs(self) -> Mapping[str, PartitionIndex]:
-        """The partitions that are large enough to have one."""
-        return {name: index for name in self._large if (index := self._held.get(name)) and index.graph}
+    def graphs(self) -> dict[str, Segment]:
+        """By partition, where it is large enough to have one."""
+        found = {name: index.graph for name in self._large if (index := self._held.get(name)) is not None}
+        return {name: graph for name, graph in found.items() if graph is not None}
 
-    def adopt(self, partition: str, index: PartitionIndex) -> None:
-        """Take over what a snapshot held."""
-        self._held[partition] = index
-        self._large.add(partition)
+    def adopt(self, graphs: Mapping[str, Segment]) -> None:
+        """Begin with what a snapshot held; :meth:`refill` is to follow."""
+        for partition, graph in graphs.items():
+            index = self._held[partition] = PartitionIndex(graph.dimension)
+            index.adopt(graph)
+            self._large.add(partition)
 
     def add(self, partition: str, entry_id: str, code: bytes) -> None:
         """A vector depends on its text alone, and the id on the text: what is held already stays."""
-        index = self._held.get(partition)
-        if index is None or index.dimension != codes.dimension_of(code):
-            index = self._held[partition] = PartitionIndex(codes.dimension_of(code))
+        index, dimension = self._held.get(partition), codes.dimension_of(code)
+        if dimension < 1:
+            return
+        if index is None or index.dimension != dimension:
+            index = self._held[partition] = PartitionIndex(dimension)
             if len(self._held) > self._most:
                 self._forget(next(iter(self._held)))
         elif entry_id in index:

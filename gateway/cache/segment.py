@@ -10,6 +10,7 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ _WIDTHS = ((50_000, 80), (200_000, 128), (1 << 62, 192))
 # that always are, which the sample shows. The sample may also be of questions that are much alike.
 _RANGE, _MARGIN = 6.5, 1.5
 _SMALLEST = 64
+_MIDDLE = 128  # the code of zero
 
 
 @cache
@@ -51,6 +53,7 @@ class Segment:
         self._alive = alive if alive is not None else np.ones(len(self.ids), dtype=np.bool_)
         self._places = {entry: place for place, entry in enumerate(self.ids) if self._alive[place]}
         self._bits = np.zeros(_SMALLEST, dtype=np.uint8)
+        one_thread()
         self._look_up()
 
     @classmethod
@@ -69,6 +72,31 @@ class Segment:
         index.hnsw.efConstruction = _WIDTH_BUILDING
         return cls(_trained(index, sample))
 
+    @classmethod
+    def read(cls, path: Path, ids: list[str], alive: NDArray[np.bool_]) -> Segment:
+        """A graph as `write` left it. Raises RuntimeError, ValueError where it is none, or has other rows."""
+        index = _faiss().read_index(str(path))
+        if not hasattr(index, "hnsw") or index.ntotal != len(ids):
+            raise ValueError(f"{path} does not hold {len(ids)} rows of a graph")
+        return cls(index, ids, alive)
+
+    def write(self, path: Path) -> None:
+        """Nothing is added meanwhile; searches may go on."""
+        _faiss().write_index(self.index, str(path))
+
+    def overwrite_dead(self) -> None:
+        """Give dead rows the vector of a live neighbour: no file is to hold theirs, and the graph needs the places."""
+        faiss, hnsw = _faiss(), self.index.hnsw
+        storage = faiss.downcast_index(self.index.storage)
+        codes = faiss.rev_swig_ptr(storage.codes.data(), storage.ntotal * storage.code_size)
+        codes = codes.reshape(storage.ntotal, storage.code_size)
+        links = faiss.rev_swig_ptr(hnsw.neighbors.data(), hnsw.neighbors.size())
+        firsts, count = faiss.vector_to_array(hnsw.offsets), hnsw.nb_neighbors(0)
+        for place in np.flatnonzero(~self.alive).tolist():
+            linked = links[firsts[place] : firsts[place] + count].tolist()
+            live = next((other for other in linked if 0 <= other < len(self.ids) and self._alive[other]), None)
+            codes[place] = codes[live] if live is not None else _MIDDLE
+
     def __len__(self) -> int:
         return len(self._places)
 
@@ -81,6 +109,10 @@ class Segment:
     @property
     def is_graph(self) -> bool:
         return hasattr(self.index, "hnsw")
+
+    @property
+    def dimension(self) -> int:
+        return int(self.index.d)
 
     @property
     def rows(self) -> int:
