@@ -16,9 +16,8 @@ import msgspec
 
 from gateway.budget.limits import Admission
 from gateway.errors import GatewayError, RedisAway
-from gateway.policy.replay import SHADOW as KEY
 from gateway.redis_io import Script
-from gateway.types import NANO, Principal, Where
+from gateway.types import NANO, SHADOW_KEY, Principal, Where
 from gateway.visit import Visit, bill, ledger_entry
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ class Shadows:
     def _purse(self, of: Visit) -> str:
         assert of.decision is not None
         day = datetime.fromtimestamp(of.ts_ms / 1000, UTC).date().isoformat()
-        return f"{self._books.keys.prefix}{KEY}:{of.policy.name}:{of.decision.rule}:{day}"
+        return f"{self._books.keys.prefix}{SHADOW_KEY}:{of.policy.name}:{of.decision.rule}:{day}"
 
     async def _answer(self, view: View, visit: Visit) -> None:
         try:
@@ -123,7 +122,7 @@ class Shadows:
 
 
 def _visit(of: Visit, name: str) -> Visit:
-    principal = Principal(key_id=KEY, name=KEY, organisation=of.principal.organisation)
+    principal = Principal(key_id=SHADOW_KEY, name=SHADOW_KEY, organisation=of.principal.organisation)
     visit = Visit(_plain(of.request, name), principal, of.policy, _tagged(of.features))
     visit.decision, visit.model, visit.admission = of.decision, name, Admission(known=False)
     return visit
@@ -132,8 +131,8 @@ def _visit(of: Visit, name: str) -> Visit:
 def _plain(request: ChatRequest, name: str) -> ChatRequest:
     """The same question, to be answered in one piece."""
     fields = {key: raw for key, raw in request.fields.items() if key not in ("stream", "stream_options")}
-    return msgspec.structs.replace(request, id=f"{request.id}-{KEY}-{name}", fields=fields, stream=False)
+    return msgspec.structs.replace(request, id=f"{request.id}-{SHADOW_KEY}-{name}", fields=fields, stream=False)
 
 
 def _tagged(features: Features) -> Features:
-    return msgspec.structs.replace(features, tags=tuple(sorted({*features.tags, KEY})))
+    return msgspec.structs.replace(features, tags=tuple(sorted({*features.tags, SHADOW_KEY})))

@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gateway.errors import GatewayError, InvalidRequest
 from gateway.features import extract
 from gateway.types import NANO, ChatRequest, Decision, LedgerEntry, Principal, RequestOptions, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from gateway.pipeline import View
+    from gateway.policy.engine import CompiledPolicy
+    from gateway.policy.replay import Told
     from gateway.pricing import PriceBook
 
 _IMAGINED = Principal(key_id="explain", name="explain")
@@ -84,6 +87,53 @@ def explain(
         "local_only": gate.local_only,
         "alternatives": _alternatives(view.prices, [model.name for model in view.settings.config.models], worst),
     }
+
+
+def compare(view: View, policy: CompiledPolicy, lines: Iterable[Mapping[str, Any]]) -> Iterator[Told]:
+    """What ``policy`` would make of prompts beside the policy in force of its name, or the default one.
+
+    Costs are worst cases, since nobody has answered.
+
+    Raises:
+        InvalidRequest: a line has neither ``prompt`` nor ``messages``.
+    """
+    from gateway.policy.replay import Told
+
+    now = view.policies.get(policy.name) or view.policies.policies[view.policies.default]
+    for number, line in enumerate(lines):
+        messages = line.get("messages") or ([{"role": "user", "content": line["prompt"]}] if "prompt" in line else None)
+        if not isinstance(messages, list):
+            raise InvalidRequest(f"line {number + 1} has neither 'prompt' nor 'messages'")
+        request = ChatRequest(id=f"line-{number + 1}", model="auto", messages=messages, fields={})
+        (was, cost_was, rule_was), (first, cost, rule) = (_outcome(view, one, request) for one in (now, policy))
+        yield Told(
+            request_id=request.id,
+            ts_ms=0,
+            team="",
+            key_id=_IMAGINED.key_id,
+            was=was,
+            now=first,
+            rule_was=rule_was,
+            rule_now=rule,
+            cost_was_nano=cost_was or 0,
+            cost_nano=cost,
+        )
+
+
+def _outcome(view: View, policy: CompiledPolicy, request: ChatRequest) -> tuple[str, int | None, str]:
+    """First target, worst case in nano-dollars (None: no known price) and rule; '' where it is refused."""
+    features = extract(request, _IMAGINED, default_max_tokens=policy.policy.default_max_tokens)
+    local_only = policy.gate(features).local_only
+    try:
+        decision = policy.decide(
+            features, view.scorer.score(features), unavailable=view.fleet.unavailable, local_only=local_only
+        )
+    except GatewayError:
+        return "", 0, ""
+    first = decision.targets[0]
+    priced = view.prices.price(first) is not None
+    cost = view.prices.worst_case_nano(first, features.prompt_tokens, features.max_tokens) if priced else None
+    return first, cost, decision.rule
 
 
 def _imagined(prompt: str, policy: str, tags: tuple[str, ...], quality: int | None) -> ChatRequest:

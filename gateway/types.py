@@ -21,6 +21,8 @@ Status = Literal["ok", "error", "incomplete", "cancelled", "crashed"]
 Where = Literal["local", "hosted", "cache", "none"]
 
 NANO = 1_000_000_000
+SHADOW_KEY = "shadow"
+"""The ``key_id`` of requests that are made for comparison only."""
 
 
 class Frozen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
