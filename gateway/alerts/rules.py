@@ -6,9 +6,10 @@
 ``spike``                 this hour has cost ``spike`` times the average hour of the last week already
 ``error_rate``            of the requests of the last ten minutes, too many failed
 ``target_down``           a target has failed every call of the last ten minutes, or does not answer at all
+``cache_drift``           semantic hits are of other similarities than a week before
 ========================  ==============================================================================
 
-The last three are states: they are told when they begin and again when they are over.
+The last four are states: they are told when they begin and again when they are over.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from gateway.config import AlertsConfig
     from gateway.economics import Forecast
 
-Kind = Literal["budget", "forecast", "spike", "error_rate", "target_down", "test"]
-STATES = frozenset({"spike", "error_rate", "target_down"})
+Kind = Literal["budget", "forecast", "spike", "error_rate", "target_down", "cache_drift", "test"]
+STATES = frozenset({"spike", "error_rate", "target_down", "cache_drift"})
 RECENT_MS = 10 * 60_000
 LEAST_REQUESTS = 20
 LEAST_CALLS = 3
@@ -131,6 +132,14 @@ def down(recent: Iterable[LedgerEntry], silent: Mapping[str, str], before: Itera
     ]
     found += [_down(model, "Nobody has called it since.") for model in before if model not in calls]
     return found + [_down(model, how) for model, how in sorted(silent.items())]
+
+
+def drift(psi: float | None, most: float) -> list[Finding]:
+    """``psi``: population stability index of the similarities of semantic hits, this week against the one before."""
+    if psi is None or psi <= most:
+        return []
+    text = f"Population stability index {psi:.2f}, above {most:g}: look at the dashboard's page of the cache."
+    return [Finding(key="cache_drift", kind="cache_drift", title="Questions to the cache have shifted", text=text)]
 
 
 def _failed(attempt: Attempt) -> bool:

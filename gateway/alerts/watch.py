@@ -19,6 +19,7 @@ from gateway import economics
 from gateway.alerts import rules
 from gateway.alerts.channels import deliver
 from gateway.alerts.rules import BudgetState, Finding
+from gateway.cache.stats import PSI_ALARM, stats
 from gateway.config import Settings, socket_path
 from gateway.ledger.answers import Period
 from gateway.ledger.rollups import DAY_MS, HOUR_MS
@@ -84,6 +85,7 @@ class Watch:
             *rules.spike(hours, config),
             *rules.errors(recent, config),
             *rules.down(recent, await silent(settings), _hosted_down(settings, told)),
+            *rules.drift((await stats(self._redis, now, self._keys, most=0)).psi, PSI_ALARM),
         ]
 
     async def _recent(self, now: int) -> Sequence[LedgerEntry]:

@@ -103,7 +103,7 @@ def _week(counts: Mapping[str, int], last: int) -> tuple[int, ...]:
 
 
 async def _top(redis: Redis, keys: Keys, most: int) -> tuple[Top, ...]:
-    ranked: Any = await redis.zrevrange(keys.saved, 0, most - 1, withscores=True)
+    ranked: Any = await redis.zrevrange(keys.saved, 0, most - 1, withscores=True) if most else []
     if not ranked:
         return ()
     ids = [entry_id.decode() for entry_id, _ in ranked]

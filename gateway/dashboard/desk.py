@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from gateway import log
-from gateway.dashboard import explore, house, overview, rows
+from gateway.dashboard import cache, explore, house, overview, rows
 from gateway.dashboard.page import Ask, Page, Wrong
 from gateway.dashboard.reader import Answer, Question
 from gateway.dashboard.render import Renderer, failure, table_csv, whole_json
@@ -20,6 +20,7 @@ PAGES: Mapping[str, Callable[[Ask], Awaitable[Page]]] = {
     "requests": rows.requests,
     "request": rows.request,
     "live": rows.live,
+    "cache": cache.cache,
     "budgets": house.budgets,
     "policies": house.policies,
     "models": house.models,

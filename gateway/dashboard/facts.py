@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import importlib
 import sys
+import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from redis.exceptions import RedisError
 
 from gateway import story
 from gateway.auth import KeyStore
+from gateway.cache.stats import stats
 from gateway.dashboard import budgets
 from gateway.dashboard.session import LINK_DAYS
 from gateway.http.meta import model_row
@@ -38,6 +40,8 @@ class Facts:
         if page in ("", "budgets"):
             held, alerts = await asyncio.gather(self._budgets(visitor), self._alerts(visitor))
             return {**held, "alerts": alerts}
+        if page == "cache":
+            return {"cache": await self._cache()}
         if page == "models":
             return {"models": self._models()}
         if page == "policies":
@@ -45,6 +49,14 @@ class Facts:
         if page == "request":
             return {"story": await self._story(visitor, query["id"])}
         return {}
+
+    async def _cache(self) -> dict[str, Any] | None:
+        """What the cache holds; None while Redis is away."""
+        with suppress(RedisError, OSError):
+            async with asyncio.timeout(_REDIS_S):
+                found = await stats(self._runtime.redis, int(time.time() * 1000), self._runtime.keys)
+            return cast(dict[str, Any], msgspec.to_builtins(found))
+        return None
 
     def _models(self) -> list[dict[str, Any]]:
         view = self._runtime.view

@@ -18,6 +18,7 @@ _MENU = (
     ("", "Overview"),
     ("explore", "Explore"),
     ("live", "Live"),
+    ("cache", "Cache"),
     ("budgets", "Budgets"),
     ("models", "Models"),
     ("policies", "Policies"),
@@ -71,7 +72,7 @@ class Renderer:
 
 
 def _frame(page: str, role: str) -> dict[str, Any]:
-    menu = [each for each in _MENU if role != "owner" or each[0] != "policies"]
+    menu = [each for each in _MENU if role != "owner" or each[0] not in ("cache", "policies")]
     return {"menu": menu, "here": page, "role": role, "every_s": 5}
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _STATIC = Path(__file__).parent / "static"
 _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
-_NAMED = ("explore", "requests", "live", "budgets", "models", "policies")
+_NAMED = ("explore", "requests", "live", "cache", "budgets", "models", "policies")
 _PAGES = {"overview": "", "data": ""} | {name: name for name in _NAMED}
 _FORM_MAX = 4096
 _VALUE_MAX = 500
@@ -82,7 +82,7 @@ class Dashboard:
             if form == "html":
                 return self._sign_in_form(status=401)
             return _error(401, "sign in at /dashboard, or send the admin key as a bearer token", "not_signed_in")
-        if name is None or (name == "policies" and visitor.role == "owner"):
+        if name is None or (name in ("cache", "policies") and visitor.role == "owner"):
             return self._failure(404, f"there is no page {request.url.path}", "not_found", form, visitor)
         question = Question(
             page=name,

@@ -22,7 +22,7 @@ from tests.support.gateway import ADMIN
 from tests.support.ledger import entry
 from tests.support.serving import until
 
-PAGES = ("", "/explore", "/requests", "/live", "/budgets", "/models", "/policies")
+PAGES = ("", "/explore", "/requests", "/live", "/cache", "/budgets", "/models", "/policies")
 EVIL = "=cmd|' /C calc'!A0"
 
 
