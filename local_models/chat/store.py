@@ -13,6 +13,7 @@ import importlib.metadata
 import logging
 import os
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -63,7 +64,7 @@ class Store:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder, self._budget, self._fingerprint = folder, budget, fingerprint
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="kv-store")
-        self._waiting = 0
+        self._waiting, self._lock = 0, threading.Lock()
         self._stored = list(self._found())
 
     def __len__(self) -> int:
@@ -110,8 +111,12 @@ class Store:
         self._stored.append(stored)
         while self.size > self._budget:
             gone.append(self._stored.pop(0))
-        self._waiting += size
+        self._wait(size)
         self._writer.submit(self._write, stored, kept.state, gone)
+
+    def _wait(self, size: int) -> None:
+        with self._lock:
+            self._waiting += size
 
     def _write(self, stored: Stored, state: State, gone: list[Stored]) -> None:
         head = _HEAD.pack(_MAGIC, self._fingerprint, stored.tokens.size)
@@ -126,7 +131,7 @@ class Store:
         except OSError as error:
             logger.warning("cannot keep a conversation: %s", error)
         finally:
-            self._waiting -= stored.size
+            self._wait(-stored.size)
         for each in gone:
             _remove(each.path)
 

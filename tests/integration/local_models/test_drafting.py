@@ -32,6 +32,11 @@ async def drafting(small: Path) -> AsyncIterator[Engine]:
         yield made
 
 
+def steep(rows: int) -> float:
+    """About what a step costs on two cores: the first row most."""
+    return 1.0 + 0.2 * (rows - 1)
+
+
 async def answers(made: Engine) -> list[tuple[str, int, int]]:
     """Greedy and drawn, one after another and together: texts, drafted tokens, and those that came true."""
     streams = [ask(made, text) for text in QUESTIONS] + [ask(made, QUESTIONS[2], sampler=WARM)]
@@ -49,12 +54,24 @@ async def test_a_drafted_answer_is_the_models_own(drafting: Engine, monkeypatch:
     assert 0 < sum(right for *_, right in drafted) < sum(count for _, count, _ in drafted)
 
 
-async def test_a_draft_model_no_quicker_than_the_model_itself_rests(drafting: Engine) -> None:
+async def test_a_draft_model_slower_than_the_model_itself_rests(drafting: Engine) -> None:
     drafter = drafting._batching._drafter
     assert drafter is not None
-    drafter._seconds = drafting._batching._cost.seconds(1)
+    drafter._seconds = 10 * drafting._batching._cost.seconds(1)
     await read(ask(drafting, QUESTIONS[2], 40, ignore_eos=True))
     assert not any(held.size for held in drafter._held)
+
+
+async def test_a_draft_model_that_is_never_right_rests_and_is_tried_again_later(drafting: Engine) -> None:
+    drafter = drafting._batching._drafter
+    assert drafter is not None
+    drafter._seconds = 0.0
+    assert drafter.worth(1, 7, steep) > 0
+    for _ in range(200):
+        drafter.acceptance.record(0, 3)
+    tries = [drafter.worth(1, 7, steep) for _ in range(300)]
+    assert tries[0] == tries[100] == 0
+    assert any(tries)
 
 
 async def test_a_long_prompt_is_read_in_pieces_before_anything_is_drafted(drafting: Engine) -> None:
