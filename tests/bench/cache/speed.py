@@ -1,0 +1,209 @@
+"""Lookups as a worker makes them, at growing sizes, beside the bare embedding call; and a restart with all of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx
+import msgspec
+import numpy as np
+
+from gateway.backends.embedder import HttpEmbedder
+from gateway.cache import codes
+from gateway.cache.codes import Vector
+from gateway.cache.index import PartitionIndex
+from gateway.cache.keys import CacheContext
+from gateway.cache.partitions import Partitions
+from gateway.cache.semantic import SemanticCache
+from gateway.cache.snapshot import Snapshots
+from gateway.redis_io import Keys, RedisLink, client
+from tests.support.models import EMBED, embed_model, process, wait_ready
+from tests.support.redis_server import RedisServer
+
+PARTITION = "bench"
+_ASKED, _RECALLED, _NEIGHBOURS = 200, 200, 8
+
+
+class Point(msgspec.Struct, frozen=True):
+    """At one size, milliseconds (medians): ``embed_ms`` the bare embedding call, ``recall_ms`` a whole lookup of a new
+    question (embedding, search, judging), ``search_ms`` the search alone, ``p99_ms`` of the search.
+    """
+
+    entries: int
+    embed_ms: float
+    recall_ms: float
+    search_ms: float
+    p99_ms: float
+    recall_at_5: float
+    bytes_an_entry: float
+    building_s: float
+
+    @property
+    def ratio(self) -> float:
+        return self.recall_ms / self.embed_ms
+
+
+class Restart(msgspec.Struct, frozen=True):
+    """Seconds until a worker that starts holds everything again, with a snapshot; MB of it on disk; bytes in Redis."""
+
+    entries: int
+    writing_s: float
+    reading_s: float
+    comparing_s: float
+    snapshot_mb: float
+    redis_bytes_an_entry: float
+
+
+class Speed:
+    """Grows one partition through ``sizes`` (ascending) and measures at each."""
+
+    def __init__(self, folder: Path, asked: list[str], asked_vectors: Vector, vectors: Vector) -> None:
+        self._folder, self._asked, self._asked_vectors, self._vectors = folder, asked, asked_vectors, vectors
+        self._ids = [f"{number:032x}" for number in range(len(vectors))]
+
+    async def run(self, sizes: list[int]) -> tuple[list[Point], Restart]:
+        """Measure at each size, then restart with all of it."""
+        with embedder(self._folder) as address, redis(self._folder) as server:
+            async with self._cache(address, server) as cache:
+                points: list[Point] = []
+                held, seconds = 0, 0.0
+                for size in sizes:
+                    began = time.perf_counter()
+                    await self._grow(cache.partitions, held, size)
+                    seconds += time.perf_counter() - began
+                    held = size
+                    points.append(await self._measure(cache, size, seconds))
+                    self._say(points[-1])
+                restart = await self._restart(server, cache.partitions, held)
+                self._say(restart)
+                return points, restart
+
+    def _say(self, result: Point | Restart) -> None:
+        print(msgspec.json.encode(result).decode(), flush=True)
+
+    @asynccontextmanager
+    async def _cache(self, address: str, server: RedisServer) -> AsyncIterator[SemanticCache]:
+        link, keys = RedisLink(server.url), Keys()
+        await link.start(5)
+        model = HttpEmbedder("http://embed/v1", EMBED, uds=address)
+        cache = SemanticCache(link, keys, model)
+        yield cache
+        cache.close()
+        await model.close()
+        await link.close()
+
+    async def _grow(self, partitions: Partitions, start: int, stop: int) -> None:
+        for number in range(start, stop):
+            partitions.add(PARTITION, self._ids[number], codes.encode(self._vectors[number]))
+            if number % 1000 == 999:
+                await asyncio.sleep(0)
+        for _ in range(3):  # merging what came, and what was left over
+            await partitions.tend()
+
+    async def _measure(self, cache: SemanticCache, size: int, seconds: float) -> Point:
+        index = cache.partitions.get(PARTITION)
+        assert index is not None
+        assert cache.embedder is not None
+        embed: list[float] = []
+        whole: list[float] = []
+        search: list[float] = []
+        for text in self._asked[:20]:
+            await cache.embedder.embed([text])
+        for text, vector in zip(self._asked[:_ASKED], self._asked_vectors, strict=False):
+            embed.append(await _timed(cache.embedder.embed([text])))
+            whole.append(await _timed(cache.recall(_context(text))))
+            search.append(await _timed(index.search(vector, _NEIGHBOURS, cache.partitions.thread)))
+        return Point(
+            entries=size,
+            embed_ms=median(embed),
+            recall_ms=median(whole),
+            search_ms=median(search),
+            p99_ms=float(np.quantile(search, 0.99)),
+            recall_at_5=self._recall(index, size),
+            bytes_an_entry=footprint(index),
+            building_s=seconds,
+        )
+
+    def _recall(self, index: PartitionIndex, size: int, count: int = 5) -> float:
+        """Of the five nearest by exact search: how many are found. Asked: half of them new, half near an entry."""
+        near = self._vectors[np.random.default_rng(size).integers(0, size, _RECALLED // 2)]
+        asked = np.concatenate([self._asked_vectors[: _RECALLED // 2], near + 0.01])
+        scores = np.concatenate([asked @ self._vectors[n : min(size, n + 50_000)].T for n in range(0, size, 50_000)], 1)
+        found = 0
+        for vector, row in zip(asked, scores, strict=True):
+            # Those that are as near as the fifth, but for what a code of eight bits can tell.
+            least = np.partition(row, -count)[-count] - 0.001
+            found += sum(bool(row[int(entry, 16)] >= least) for entry, _ in index.nearest(vector, count))
+        return found / (count * len(asked))
+
+    async def _restart(self, server: RedisServer, partitions: Partitions, size: int) -> Restart:
+        keys, connection = Keys(), client(server.url)
+        before = int((await connection.info("memory"))["used_memory"])
+        for start in range(0, size, 1_000):
+            rows = {self._ids[n]: codes.encode(self._vectors[n]) for n in range(start, min(size, start + 1_000))}
+            await connection.hset(keys.vectors(PARTITION), mapping=rows)  # type: ignore[arg-type]
+        used = int((await connection.info("memory"))["used_memory"]) - before
+        snapshots = Snapshots(self._folder, every_s=0.0)
+        began = time.perf_counter()
+        await snapshots.save(partitions.graphs(), _yes)
+        written = time.perf_counter()
+        fresh = Partitions()
+        fresh.adopt(await snapshots.load())
+        loaded = time.perf_counter()
+        await fresh.refill(connection, keys)
+        compared = time.perf_counter()
+        assert len(fresh) == size, (len(fresh), size)
+        await connection.aclose()
+        mb = sum(path.stat().st_size for path in (self._folder / "snapshots").iterdir()) / 1e6
+        return Restart(size, written - began, loaded - written, compared - loaded, mb, used / size)
+
+
+def footprint(index: PartitionIndex) -> float:
+    """Bytes an entry in this worker, by its parts."""
+    graph, rows = index.graph, len(index)
+    fixed = 32 + 49 + 8 + 104 + 28  # the id, its place in a list and a dictionary
+    linked = 0.0
+    if graph is not None:
+        hnsw = graph.index.hnsw
+        linked = (4 * hnsw.neighbors.size() + 8 * hnsw.offsets.size() + 4 * hnsw.levels.size()) / graph.rows
+    return fixed + index.dimension + linked + (0 if rows > 1_000 else codes.SCALE_BYTES)
+
+
+async def _timed(work: Coroutine[Any, Any, object]) -> float:
+    began = time.perf_counter()
+    await work
+    return (time.perf_counter() - began) * 1e3
+
+
+async def _yes() -> bool:
+    return True
+
+
+def _context(text: str) -> CacheContext:
+    return CacheContext(partition=PARTITION, exact="asked", normal=None, question=text)
+
+
+@contextmanager
+def embedder(folder: Path) -> Iterator[str]:
+    """The embedding process as the supervisor runs it, on a socket."""
+    socket = str(folder / "embed.sock")
+    with process("embed", "--model", str(embed_model()), "--uds", socket) as child:
+        with httpx.Client(base_url="http://embed", transport=httpx.HTTPTransport(uds=socket), timeout=60.0) as http:
+            wait_ready(http, child)
+        yield socket
+
+
+@contextmanager
+def redis(folder: Path) -> Iterator[RedisServer]:
+    (folder / "redis").mkdir(exist_ok=True)
+    server = RedisServer(folder / "redis").start()
+    try:
+        yield server
+    finally:
+        server.kill()
