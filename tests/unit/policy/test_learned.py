@@ -16,8 +16,8 @@ HARDER = [
     ("What is the capital of Norway?", "Prove that every tree with n vertices has n - 1 edges."),
     (
         "Tom has 3 apples and buys 2 more. How many apples does he have?",
-        "Tom earns $14 an hour for 6 hours on each of 5 days, pays 20% tax, spends half of the rest on rent and a third "
-        "of what is then left on food. How much does he save in 4 weeks if every second week he also gives $25 away?",
+        "Tom earns $14 an hour for 6 hours on each of 5 days, pays 20% tax, spends half of the rest on rent and a "
+        "third of what is then left on food. How much does he save in 4 weeks if every second week he also gives $25 away?",
     ),
     ("Write a friendly blog post about a trip to Iceland.", "Find the derivative of x^2 sin(3x) and all its zeros."),
 ]
@@ -28,7 +28,9 @@ def test_more_is_lost_on_what_is_harder(easier: str, harder: str) -> None:
     assert MIXTURE.estimate(easier).lost < MIXTURE.estimate(harder).lost
 
 
-@pytest.mark.parametrize("prompt", ["", " ", "?", "\n" * 5000, "x" * 100_000, "日本語の質問", "1,2,,3.4.5 %$", "A. b\nB. c"])
+@pytest.mark.parametrize(
+    "prompt", ["", " ", "?", "\n" * 5000, "x" * 100_000, "日本語の質問", "1,2,,3.4.5 %$", "A. b\nB. c"]
+)
 def test_any_text_has_an_estimate(prompt: str) -> None:
     found = MIXTURE.estimate(prompt)
 

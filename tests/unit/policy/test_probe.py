@@ -10,7 +10,13 @@ from tests.support.easy_prompts import easy_prompts
 
 def asked(check: str, *answers: str, labels: tuple[str, ...] = (), case: bool = False) -> Question:
     return Question(
-        prompt="?", answers=answers, skill="s", domain="d", check=check, labels=labels, case=case  # type: ignore[arg-type]
+        prompt="?",
+        answers=answers,
+        skill="s",
+        domain="d",
+        check=check,
+        labels=labels,
+        case=case,  # type: ignore[arg-type]
     )
 
 
