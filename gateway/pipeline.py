@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from gateway import books as accounts
-from gateway import reply, storing
+from gateway import cascade, reply, storing
 from gateway.books import Reservation
 from gateway.budget.limits import Admission
 from gateway.cache import exact, replay
@@ -25,6 +25,7 @@ from gateway.cache.hits import Hits
 from gateway.cache.keys import cache_context
 from gateway.cache.staleness import wants_variety
 from gateway.errors import (
+    BudgetExhausted,
     CacheMiss,
     Forbidden,
     GatewayError,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from gateway.config import Settings
     from gateway.metrics import Metrics
     from gateway.policy.compile import CompiledPolicy
+    from gateway.policy.engine import CompiledRule
     from gateway.policy.loader import PolicySet
     from gateway.pricing import PriceBook
     from gateway.protocols import Scorer
@@ -253,14 +255,58 @@ class Pipeline:
             raise CacheMiss("only-if-cached, and no stored answer fits")
         decision = await self._reserve(view, visit)
         answer = await self._call(view, visit, decision)
+        opening, answer = await self._weigh(view, visit, decision, answer)
         visit.model = answer.model
         if answer.model in decision.last_resort:
             visit.degraded = visit.degraded or "hosted-failed"
         call.model, call.degraded = visit.model, visit.degraded
         async with aclosing(answer.rest):
-            async for chunk in _chain(answer.first, answer.rest):
+            async for chunk in _chain(opening, answer.rest):
                 visit.take(chunk)
                 await call.tell(chunk)
+
+    async def _weigh(
+        self, view: View, visit: Visit, decision: Decision, answer: Answer
+    ) -> tuple[Sequence[Chunk], Answer]:
+        """What the client is to get: this answer, or, where it is not sure enough, that of the next target."""
+        rule, rest = visit.policy.rule(decision.rule), cascade.after(decision, answer.model)
+        if rule is None or rule.escalate is None or rest is None or not _is_local(view, answer.model):
+            return (answer.first,), answer
+        try:
+            return await self._surer(view, visit, rule, rest, answer)
+        except BaseException:  # also where the client leaves: the target is to stop working for it
+            await answer.rest.aclose()
+            raise
+
+    async def _surer(
+        self, view: View, visit: Visit, rule: CompiledRule, rest: Decision, answer: Answer
+    ) -> tuple[Sequence[Chunk], Answer]:
+        began, broken = time.perf_counter(), None
+        try:
+            held = await cascade.hold(answer, rule.hold_tokens)
+        except UpstreamBroken as error:  # nothing of it has left yet
+            held, broken = cascade.NOTHING, error
+        finally:
+            visit.upstream_s += time.perf_counter() - began
+        visit.confidence = held.confidence
+        keeps = held.confidence is None or not visit.policy.escalates(
+            rest, visit.features, held.confidence, situation_of(view, visit)
+        )
+        if keeps and broken is None:
+            return held.chunks, answer
+        try:
+            if not await self.books.reserve(visit, _worst_case(view, visit, rest)):
+                raise accounts.exhausted(visit)
+            better = await self._call(view, visit, rest)
+        except (UpstreamError, BudgetExhausted) as error:
+            if broken is not None:
+                raise
+            # An unsure answer is better than none.
+            visit.degraded = visit.degraded or ("budget" if isinstance(error, BudgetExhausted) else "hosted-failed")
+            return held.chunks, answer
+        await answer.rest.aclose()
+        visit.attempts[:] = cascade.given_up(visit.attempts, answer.model, held, time.perf_counter() - began)
+        return (better.first,), better
 
     def _streamed(self, view: View, visit: Visit, headers: Headers, events: AsyncGenerator[bytes, None]) -> Reply:
         async def left() -> None:
@@ -612,7 +658,8 @@ def _is_local(view: View, name: str) -> bool:
     return model is not None and model.is_local
 
 
-async def _chain(first: Chunk, rest: AsyncIterator[Chunk]) -> AsyncGenerator[Chunk, None]:
-    yield first
+async def _chain(opening: Iterable[Chunk], rest: AsyncIterator[Chunk]) -> AsyncGenerator[Chunk, None]:
+    for chunk in opening:
+        yield chunk
     async for chunk in rest:
         yield chunk

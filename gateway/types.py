@@ -234,6 +234,7 @@ class Chunk(Frozen, frozen=True, kw_only=True):
     ``usage_only`` marks OpenAI's trailing event with empty ``choices``, which a client sees only when it asked.
     ``error`` is set when upstream reported an error inside the stream (``data`` is then that event). ``aside`` is
     what was generated besides ``text``, the first choice's: reasoning, arguments of tool calls, other choices.
+    ``confidence`` (0 … 1) is a local model's own, over the first ``confident_tokens`` tokens of the answer.
     """
 
     data: bytes
@@ -245,6 +246,8 @@ class Chunk(Frozen, frozen=True, kw_only=True):
     tool_calls: bool = False
     final: bool = False
     error: str = ""
+    confidence: float | None = None
+    confident_tokens: int = 0
 
 
 class Attempt(Frozen, frozen=True, kw_only=True):
@@ -280,11 +283,12 @@ class CacheEntry(Frozen, frozen=True, kw_only=True):
 
 
 class CacheHit(Frozen, frozen=True, kw_only=True):
-    """An answer found in the cache and how it was found."""
+    """An answer found in the cache and how it was found. ``p_same``: how likely it answers the question asked."""
 
     entry: CacheEntry
     tier: CacheTier
     similarity: float = 1.0
+    p_same: float = 1.0
 
 
 class LedgerEntry(Frozen, frozen=True, kw_only=True, omit_defaults=True):

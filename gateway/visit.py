@@ -70,6 +70,7 @@ class Visit:
         self.local_only = False
         self.max_tokens = features.max_tokens
         self.live: dict[str, Live] = {}
+        self.confidence: float | None = None
         self.store = False
         self.model = ""
         self.attempts: list[Attempt] = []
@@ -407,6 +408,7 @@ def _detail(visit: Visit, usage: Usage) -> dict[str, Any]:
         "local_only": visit.local_only,
         "decision": decision,
         **({"live": dict(visit.live)} if visit.live else {}),
+        **({"confidence": visit.confidence} if visit.confidence is not None else {}),
         **({"budget_left": budget_left(visit.admission)} if visit.policy.reads_budget else {}),
         "attempts": visit.attempts,
     }

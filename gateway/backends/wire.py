@@ -62,6 +62,18 @@ class _Event(msgspec.Struct):
     timings: Any = None
     service_tier: Any = None
     error: Any = None
+    confidence: Any = None
+    confidence_details: Any = None
+
+    def sure(self) -> float | None:
+        """An extension of local engines: how sure the model is of the answer so far."""
+        return float(self.confidence) if isinstance(self.confidence, int | float) else None
+
+    def weighed(self) -> int:
+        """How many tokens it is sure of that much."""
+        details = self.confidence_details
+        tokens = details.get("tokens") if isinstance(details, dict) else None
+        return tokens if isinstance(tokens, int) else 0
 
     def reported(self, tier: Any = None) -> Usage | None:
         """Usage wherever the event holds it: Moonshot streams it in a choice. ``tier``: as an earlier event said."""
@@ -121,6 +133,8 @@ def read_reply(body: bytes) -> Chunk:
         usage=event.reported(),
         tool_calls=said.tool_calls,
         final=True,
+        confidence=event.sure(),
+        confident_tokens=event.weighed(),
     )
 
 
@@ -179,6 +193,8 @@ class ReplyStream:
             usage=usage,
             usage_only=not event.choices and usage is not None,
             tool_calls=said.tool_calls,
+            confidence=event.sure(),
+            confident_tokens=event.weighed(),
         )
 
     def _failed(self, data: bytes, event: _Event) -> Chunk:

@@ -98,6 +98,7 @@ def _rule(rule: Rule, document: Document, path: str) -> CompiledRule:
         if escalate
         else None,
         wishes=_wishes(rule, rule.use),
+        hold_tokens=escalate.hold_tokens if escalate else 0,
         timeout_s=short_seconds(rule.timeout) if rule.timeout else None,
         params=tuple((name, msgspec.Raw(msgspec.json.encode(value))) for name, value in rule.params.items()),
         canary=canary,
@@ -181,8 +182,8 @@ def _warnings(
             name in models and models[name].is_local for name in rule.names
         ):
             yield f"{at(index, 'max_wait')} bounds the wait for a local model and uses none"
-        if rule.escalate is not None:
-            yield f"{at(index, 'escalate')} escalates, which is not acted on: no target reports its confidence yet"
+        if rule.escalate is not None and not any(name in models and models[name].is_local for name in rule.use[:-1]):
+            yield f"{at(index, 'escalate')} needs a local model, which says how sure it is, and another one behind it"
     for index, earlier in _unreachable(rules):
         yield f"{at(index, 'name')} is never reached: '{earlier}' takes every request it could match"
     if rules and not any(map(_always, rules)):

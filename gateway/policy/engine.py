@@ -60,6 +60,7 @@ class CompiledRule:
     local_only: bool
     escalate: Expression | None
     wishes: Wishes
+    hold_tokens: int = 0
     timeout_s: float | None = None
     params: tuple[tuple[str, msgspec.Raw], ...] = ()
     canary: Canary | None = None
@@ -124,7 +125,8 @@ class CompiledPolicy:
     @functools.cached_property
     def timed(self) -> bool:
         """Whether a rule reads the clock."""
-        return not _CLOCK.isdisjoint(self.variables)
+        escalates = (rule.escalate.variables for rule in self.rules if rule.escalate)
+        return not _CLOCK.isdisjoint(frozenset(self.variables).union(*escalates))
 
     @functools.cached_property
     def reads_budget(self) -> bool:
@@ -195,6 +197,29 @@ class CompiledPolicy:
             unmatched=unmatched,
             degraded=degraded,
         )
+
+    def escalates(self, decision: Decision, features: Features, confidence: float, situation: Situation) -> bool:
+        """Whether an answer of this confidence (0 … 1) is to be given up. An expression that fails keeps it."""
+        rule = self.rule(decision.rule)
+        if rule is None or rule.escalate is None:
+            return False
+        score = Score(difficulty=decision.difficulty or 0.0)
+        context = _context(
+            rule.escalate.variables, features, {**self._beside(score, situation), "confidence": confidence}
+        )
+        try:
+            return rule.escalate.program.execute(context) is True
+        except EVALUATION_ERRORS as error:
+            self.on_error(rule.name, str(error))
+            return False
+
+    def rule(self, name: str) -> CompiledRule | None:
+        """The rule of that name."""
+        return self._by_name.get(name)
+
+    @functools.cached_property
+    def _by_name(self) -> Mapping[str, CompiledRule]:
+        return {rule.name: rule for rule in self.rules}
 
     def for_budget(
         self, decision: Decision, fits: Callable[[str], bool] = lambda _: False, *, whole: bool = True

@@ -125,9 +125,11 @@ class TestWarnings:
         (warning,) = policy("{name: a, use: [local-small, claude], local_only: true}").warnings
         assert "will never use 'claude', which is hosted" in warning
 
-    def test_escalation_is_checked_and_said_not_to_be_acted_on(self) -> None:
-        (warning,) = policy("{name: a, use: [local-small], escalate: {when: confidence < 0.5}}").warnings
-        assert "no target reports its confidence yet" in warning
+    @pytest.mark.parametrize("use", ["[local-small]", "[claude, local-small]", "[claude, gpt-4o-mini]"])
+    def test_escalation_wants_a_local_model_and_one_behind_it(self, use: str) -> None:
+        (warning,) = policy(f"{{name: a, use: {use}, escalate: {{when: confidence < 0.5}}}}").warnings
+        assert "needs a local model" in warning
+        assert policy("{name: a, use: [local-small, claude], escalate: {when: confidence < 0.5}}").warnings == ()
         message = refused("{name: a, use: [local-small], escalate: {when: confidnce < 0.5}}")
         assert "rules[0].escalate.when: unknown variable 'confidnce' (did you mean 'confidence'?)" in message
 
