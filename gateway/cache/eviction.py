@@ -86,6 +86,7 @@ async def _drop_lost(redis: Redis, keys: Keys) -> int:
         return 0
     dropped, cursor = 0, -1
     while cursor:
+        found: Any
         cursor, found = await redis.zscan(keys.entries, max(0, cursor), count=_BATCH)
         if gone := await _lost(redis, keys, [entry_id for entry_id, _ in found]):
             dropped += await drop(redis, gone, keys)

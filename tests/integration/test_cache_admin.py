@@ -129,7 +129,8 @@ async def test_an_entry_that_is_rejected_is_gone_and_told_of(gate: Gateway, key:
     assert rejected.json() == {"object": "gateway.cache.entry", "id": entry, "rejected": True}
     assert (await gate.admin("POST", f"/admin/cache/{entry}/reject")).status_code == 404
     assert (await ask(gate, "What is the capital of France?", key)).headers["x-gateway-cache"] == "miss"
-    [event] = [fields for _, fields in await gate.runtime.redis.xrange(gate.runtime.keys.events) if b"reject" in fields]
+    events: Any = await gate.runtime.redis.xrange(gate.runtime.keys.events)
+    [event] = [fields for _, fields in events if b"reject" in fields]
     assert (event[b"reject"].decode(), event[b"stored"]) == (entry, b"What is the capital of France?")
     assert len(event[b"partition"]) == 32
     assert (await held(gate))["rejected"] == 1

@@ -116,7 +116,8 @@ async def test_answers_deleted_behind_our_back_are_let_go(link: RedisLink, redis
 
     assert await evict(redis, 1000, 10**9, keys) == 59
     assert await left(redis, keys) == {"e59"}
-    assert [fields for _, fields in await redis.xrange(keys.events)] == [{b"drop": b"e7", b"partition": b"p"}]
+    events: Any = await redis.xrange(keys.events)
+    assert [fields for _, fields in events] == [{b"drop": b"e7", b"partition": b"p"}]
 
 
 async def test_what_has_expired_goes_although_there_is_room(link: RedisLink, redis: Redis, keys: Keys) -> None:

@@ -33,6 +33,7 @@ def test_the_same_distribution_has_not_shifted() -> None:
 
 def test_another_one_has() -> None:
     found = psi(spread(b18=800, b19=200), spread(b18=200, b19=800))
+    assert found is not None
     assert found == pytest.approx(0.6 * 2 * 1.386, rel=0.02)
     assert found > PSI_ALARM
 
