@@ -323,7 +323,8 @@ class Pipeline:
             return None
         if not visit.policy.policy.cache.semantic or (visit.local_only and not view.embedder_local):
             return None
-        hit, visit.vector = await self.semantic.recall(visit.context)
+        cache = visit.policy.policy.cache
+        hit, visit.vector = await self.semantic.recall(visit.context, cache.mode, cache.max_wrong_rate)
         return hit
 
     def _decide(self, view: View, visit: Visit) -> Decision:

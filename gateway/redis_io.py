@@ -77,6 +77,9 @@ class Keys:
     def normal(self, digest: str) -> str:
         return f"{self.prefix}n:{digest}"
 
+    def outcomes(self, partition: str) -> str:
+        return f"{self.prefix}o:{partition}"
+
     def vectors(self, partition: str) -> str:
         return f"{self.prefix}v:{partition}"
 

@@ -27,7 +27,6 @@ Action = Literal["accept", "explore", "reject"]
 
 NEIGHBOURS = 8
 _JUDGED = 4
-_AUDITED_WEIGHT = 3.0
 _SURE, _CLOSE = 0.999, 0.05
 
 
@@ -45,7 +44,7 @@ class Setting(msgspec.Struct, frozen=True):
 
 SETTINGS: dict[Mode, Setting] = {
     # Evidence: 1, the verifier's log-odds, (cosine − 0.9) · 20.
-    "question": Setting(0.8, Prior((1.6, 0.25, 1.0), (10.0, 20.0, 20.0)), 2.0, math.inf),
+    "question": Setting(0.8, Prior((2.0, 0.2, 1.0), (10.0, 3.0, 20.0)), 2.0, math.inf),
     # Evidence: 1, (closest − 0.7) · 5, log-odds of the neighbours' vote, its margin · 5, agreeing ÷ 4,
     # (mean of the three closest that agree − 0.7) · 5.
     "faq": Setting(0.5, Prior((-2.0, 2.0, 0.5, 0.5, 0.5, 0.0), (0.3,) * 6), 1.0, 12.0),
@@ -108,11 +107,22 @@ class Judge:
 
     def learn(self, observation: Observation) -> None:
         """Take over what an explored request taught, here or on another worker."""
-        if self.posterior.observe(observation):
+        if len(observation.evidence) == len(self._setting.prior.mean) and self.posterior.observe(observation):
             if observation.audited:
                 self.audit.observe(not observation.same)
             if self.posterior.due:
                 self.refit()
+
+    def restore(self, observations: Sequence[Observation]) -> None:
+        """Begin with what was learnt before, oldest first; what was observed in another mode is left out."""
+        for each in observations:
+            if len(each.evidence) == len(self._setting.prior.mean) and self.posterior.observe(each):
+                for _ in range(round(1 / each.share) if each.share else 1):
+                    self.posterior.ask(each.evidence)
+                if each.audited:
+                    self.audit.observe(not each.same)
+        if self.posterior.observations:
+            self.refit()
 
     def refit(self) -> None:
         """Fit now, and choose anew how sure a hit must be."""
@@ -138,8 +148,7 @@ _Found = tuple[tuple[float, ...], Neighbour, bool]
 
 def observed(verdict: Verdict, name: str, same: bool) -> Observation:
     """What an explored request taught. ``name``: its entry, so that it counts once."""
-    weight = _AUDITED_WEIGHT if verdict.audited else 1.0
-    return Observation(name, verdict.evidence, same, verdict.audited, verdict.share, weight)
+    return Observation(name, verdict.evidence, same, verdict.audited, verdict.share)
 
 
 def _agreeing(asked: Text, near: Sequence[Neighbour]) -> _Found | None:

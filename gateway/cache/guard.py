@@ -131,7 +131,7 @@ def _names(left: Text, right: Text) -> bool:
     """A name on one side is on the other too, if only in lower case; what has capitals inside is spelt the same."""
     if _spelt(left) != _spelt(right):
         return True
-    return not (_capitalised(left) <= right.stems and _capitalised(right) <= left.stems)
+    return not (names(left) <= right.stems and names(right) <= left.stems)
 
 
 def _spelt(text: Text) -> list[str]:
@@ -141,7 +141,7 @@ def _spelt(text: Text) -> list[str]:
     return [word for word in text.words if any(map(str.isupper, word[1:])) and word.lower() not in _EMPHASISED]
 
 
-def _capitalised(text: Text) -> set[str]:
+def names(text: Text) -> set[str]:
     """Stems of the words that are capitalised though they begin no sentence, unless all of them are."""
     begins = {found.group(1) for found in _BEGINS.finditer(text.raw)}
     rest = [word for word in text.words if word[0].isalpha() and word.lower() not in FUNCTION_WORDS]

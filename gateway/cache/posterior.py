@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-OBSERVATIONS_MAX = 3_000
+OBSERVATIONS_MAX = 2_000
 _POOL = 1_500
 _STEPS = 12
 _CLIP = 30.0
@@ -40,7 +40,6 @@ class Observation(msgspec.Struct, frozen=True):
     same: bool
     audited: bool = False
     share: float = 1.0
-    weight: float = 1.0
 
 
 class Posterior:
@@ -87,16 +86,15 @@ class Posterior:
         kept = self.observations.values()
         x = np.array([each.evidence for each in kept])
         y = np.array([each.same for each in kept], dtype=np.float64)
-        importance = np.array([each.weight for each in kept])
-        loss = self._loss(x, y, importance, self.weights)
+        loss = self._loss(x, y, self.weights)
         for _ in range(_STEPS):
             p = _sigmoid(x @ self.weights)
-            slope = x.T @ (importance * (y - p)) - self._precision @ (self.weights - self._mean)
-            curve = (x.T * (importance * p * (1 - p))) @ x + self._precision
+            slope = x.T @ (y - p) - self._precision @ (self.weights - self._mean)
+            curve = (x.T * (p * (1 - p))) @ x + self._precision
             step = np.linalg.solve(curve, slope)
             after, size = loss, 1.0
             while size > 1e-3:
-                after = self._loss(x, y, importance, self.weights + size * step)
+                after = self._loss(x, y, self.weights + size * step)
                 if after <= loss:
                     break
                 size /= 2
@@ -107,9 +105,9 @@ class Posterior:
                 return
             loss = after
 
-    def _loss(self, x: Floats, y: Floats, importance: Floats, weights: Floats) -> float:
+    def _loss(self, x: Floats, y: Floats, weights: Floats) -> float:
         z, off = x @ weights, weights - self._mean
-        return float((importance * (np.logaddexp(0, z) - y * z)).sum() + 0.5 * off @ self._precision @ off)
+        return float((np.logaddexp(0, z) - y * z).sum() + 0.5 * off @ self._precision @ off)
 
     def threshold(self, share: float, most: float) -> float:
         """The largest probability of a wrong answer at which to serve, so that of all that is served at most ``share``

@@ -1,7 +1,6 @@
-"""The semantic tier: the closest stored question of the partition, if it is close enough and the guard agrees.
+"""The semantic tier: the stored question of the partition that means the same, if its answer is likely enough to serve.
 
-The threshold is static and strict: no static threshold keeps a stated wrong-answer rate with this kind of encoder, so
-until hits are judged one by one, few are better than wrong ones. Each worker holds a copy of the vectors
+What is served is decided one by one (:mod:`gateway.cache.decision`). Each worker holds a copy of the vectors
 (:mod:`gateway.cache.partitions`), built from Redis when it starts and kept up by the event stream.
 """
 
@@ -13,9 +12,11 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from gateway.cache import codes, exact, guard
+from gateway.cache import codes
 from gateway.cache.codes import Vector
+from gateway.cache.decision import NEIGHBOURS, Mode
 from gateway.cache.index import PartitionIndex
+from gateway.cache.judges import Judges
 from gateway.cache.keys import CacheContext
 from gateway.cache.partitions import Partitions
 from gateway.errors import RedisAway, UpstreamError
@@ -23,7 +24,6 @@ from gateway.protocols import Embedder
 from gateway.redis_io import Keys, RedisLink, Script
 from gateway.types import CacheHit
 
-THRESHOLD = 0.97
 _EVENTS_KEPT = 20_000
 _UNLEARNT_MAX = 4_096
 _BATCH = 8
@@ -49,6 +49,7 @@ class SemanticCache:
         self._link, self._keys = link, keys
         self.embedder = embedder
         self.partitions = Partitions()
+        self.judges = Judges(link, keys)
         self._unlearnt: deque[CacheContext] = deque()
         self._learning = asyncio.Lock()
         self._closed = asyncio.Event()
@@ -65,7 +66,9 @@ class SemanticCache:
             bool(context.question) and self.embedder is not None and self.partitions.get(context.partition) is not None
         )
 
-    async def recall(self, context: CacheContext) -> tuple[CacheHit | None, Vector | None]:
+    async def recall(
+        self, context: CacheContext, mode: Mode = "question", max_wrong_rate: float = 0.01
+    ) -> tuple[CacheHit | None, Vector | None]:
         """A stored answer to a question that means the same, and the question's embedding if one was computed.
 
         No entry in the partition: no embedding.
@@ -79,21 +82,16 @@ class SemanticCache:
         vector: Vector = vectors[0]
         if len(vector) != index.dimension:
             return None, vector
-        return await self._judge(context, index, vector), vector
+        return await self._judge(context, index, vector, mode, max_wrong_rate), vector
 
-    async def _judge(self, context: CacheContext, index: PartitionIndex, vector: Vector) -> CacheHit | None:
-        for entry_id, similarity in await index.search(vector, 4, self.partitions.thread):
-            if not similarity >= THRESHOLD:
-                return None
-            try:
-                entry = await exact.fetch(self._link, self._keys, entry_id)
-            except RedisAway:
-                return None
-            if entry is None:
-                self.partitions.remove(context.partition, entry_id)
-            elif guard.differ(context.question, entry.prompt) is None:
-                return CacheHit(entry=entry, tier="semantic", similarity=min(1.0, similarity))
-        return None
+    async def _judge(
+        self, context: CacheContext, index: PartitionIndex, vector: Vector, mode: Mode, max_wrong_rate: float
+    ) -> CacheHit | None:
+        near = await index.search(vector, NEIGHBOURS, self.partitions.thread)
+        judged = await self.judges.judge(context, near, mode, max_wrong_rate)
+        for entry_id in judged.gone:
+            self.partitions.remove(context.partition, entry_id)
+        return judged.hit
 
     async def remember(self, context: CacheContext, vector: Vector | None = None) -> None:
         """Make the answer just stored under ``context.exact`` findable by similar questions. Off the request's path.
@@ -105,6 +103,7 @@ class SemanticCache:
             return
         if vector is not None:
             await self._keep(context, vector)
+            await self.judges.learn(context, self._embed)
         elif len(self._unlearnt) < _UNLEARNT_MAX and not self._closed.is_set():
             self._unlearnt.append(context)
             if not self._learning.locked():
@@ -151,6 +150,7 @@ class SemanticCache:
 
     def apply(self, event: Mapping[bytes, bytes]) -> None:
         """Follow a change made by any worker: ``add``, ``drop`` (an entry) or ``purge`` (all)."""
+        self.judges.apply(event)
         if b"purge" in event:
             self.partitions.clear()
         elif entry := event.get(b"add"):

@@ -37,12 +37,14 @@ _NO_PARAMS = ("model", "messages", "stream", "stream_options", "n", "user", "too
 class CacheConfig(Strict, frozen=True, kw_only=True):
     """Which stored answers may be reused, for whom, and how long. ``max_wrong_rate`` is a share of semantic hits.
 
+    ``mode``: what makes two questions one. ``faq`` is for canned answers: there, an intent decides.
     ``max_temperature``: above it every request is answered afresh; one that names none has 1, as with OpenAI.
     """
 
     exact: bool = True
     semantic: bool = True
     max_wrong_rate: Share = 0.01
+    mode: Literal["question", "faq"] = "question"
     scope: Scope = "key"
     ttl: Duration = "24h"
     max_temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0

@@ -14,7 +14,8 @@ from redis.asyncio import Redis
 from gateway.cache import codes, exact
 from gateway.cache import semantic as module
 from gateway.cache.keys import CacheContext
-from gateway.cache.semantic import THRESHOLD, SemanticCache
+from gateway.cache.prefilter import Marker
+from gateway.cache.semantic import SemanticCache
 from gateway.errors import UpstreamUnavailable
 from gateway.redis_io import Keys, RedisLink
 from gateway.types import CacheEntry, Usage
@@ -108,11 +109,10 @@ async def test_nothing_is_found_beyond_the_partition(one: Worker) -> None:
     assert await one.finds(context(PARAPHRASE.question, "another key's")) is None
 
 
-async def test_nothing_below_the_threshold_is_found(one: Worker) -> None:
+async def test_what_is_hardly_similar_is_not_found(one: Worker) -> None:
     await one.store(FRANCE)
-    edge = float(np.arccos(THRESHOLD))
-    for offset, found in ((-0.02, FRANCE.exact), (0.02, None)):
-        one.embedder.angles[PARAPHRASE.question] = edge + offset
+    for angle, found in ((0.1, FRANCE.exact), (0.5, None), (1.2, None)):
+        one.embedder.angles[PARAPHRASE.question] = angle
         assert await one.finds(PARAPHRASE) == found
 
 
@@ -165,7 +165,9 @@ async def test_without_the_embedder_there_are_no_hits_and_no_errors(one: Worker,
     await one.cache.remember(OTHER)
     assert one.cache.size == 1
     switched_off = SemanticCache(link, keys, None)
-    switched_off.apply({b"add": b"e", b"partition": b"p", b"vector": codes.encode(np.ones(2, dtype=np.float32))})
+    switched_off.apply(
+        {b"add": b"e", b"partition": b"p", b"vector": codes.encode(np.ones(2, dtype=np.float32)) + Marker().of("")}
+    )
     await switched_off.remember(FRANCE)
     assert await switched_off.recall(FRANCE) == (None, None)
 
@@ -194,7 +196,7 @@ async def test_a_worker_that_starts_takes_over_what_redis_holds(one: Worker, two
 
 
 async def test_vectors_of_another_size_are_never_compared(one: Worker) -> None:
-    await one.redis.hset(one.keys.vectors("p"), "three", codes.encode(np.ones(3, dtype=np.float32)))
+    await one.redis.hset(one.keys.vectors("p"), "three", codes.encode(np.ones(3, dtype=np.float32)) + Marker().of(""))
     await one.cache.partitions.refill(one.redis, one.keys)
     assert (one.cache.size, await one.finds(FRANCE)) == (1, None)
     await one.store(FRANCE)

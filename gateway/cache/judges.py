@@ -1,0 +1,188 @@
+"""The decision objects of a worker, one a partition, and what all workers have learnt: kept in Redis, told by events.
+
+A partition's outcomes are a bounded list in Redis; a worker that meets the partition builds its copy from that, and
+follows the events from then on.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from gateway.cache import exact
+from gateway.cache.decision import SETTINGS, Judge, Mode, Neighbour, Verdict, observed
+from gateway.cache.equivalence import CLOSE, COMPARED, answer_digest, answer_text, may_agree
+from gateway.cache.posterior import OBSERVATIONS_MAX, Observation
+from gateway.cache.verifier import shipped
+from gateway.cache.words import Text, read
+from gateway.errors import RedisAway
+from gateway.redis_io import Keys, RedisLink, Script
+from gateway.types import CacheEntry, CacheHit
+
+if TYPE_CHECKING:
+    from gateway.cache.codes import Vector
+    from gateway.cache.keys import CacheContext
+
+    Embed = Callable[[Sequence[str]], Awaitable[Vector | None]]
+
+_T = TypeVar("_T")
+_JUDGES, _KNOWN, _PENDING = 64, 20_000, 4_096
+_KEPT_S = 30 * 86_400
+_EVENTS_KEPT = 20_000
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Observation)
+
+_TEACH = Script(
+    """
+redis.call('RPUSH', KEYS[1], ARGV[1])
+redis.call('LTRIM', KEYS[1], -tonumber(ARGV[3]), -1)
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[5], '*', 'outcome', ARGV[1], 'partition', ARGV[2])
+return 1
+"""
+)
+
+
+class Judged(msgspec.Struct, frozen=True):
+    """``hit``: what to serve. ``gone``: entries that are no longer there."""
+
+    hit: CacheHit | None = None
+    gone: tuple[str, ...] = ()
+
+
+class Judges:
+    """Of one worker. What it remembers of stored questions and of partitions is bounded."""
+
+    def __init__(self, link: RedisLink, keys: Keys) -> None:
+        self._link, self._keys = link, keys
+        self._chance = random.Random()
+        self._held: OrderedDict[str, Judge] = OrderedDict()
+        self._known: OrderedDict[str, tuple[Text, str]] = OrderedDict()
+        self._pending: OrderedDict[str, Verdict] = OrderedDict()
+
+    async def judge(
+        self, context: CacheContext, near: Sequence[tuple[str, float]], mode: Mode, max_wrong_rate: float
+    ) -> Judged:
+        """Decide on a request. ``near``: entries and their cosines, nearest first. Nothing is served without Redis."""
+        close = [(entry, similarity) for entry, similarity in near if similarity >= SETTINGS[mode].floor]
+        if not close:
+            return Judged()
+        try:
+            judge = await self._judge(context.partition, mode, max_wrong_rate)
+            gone = await self._learn_of([entry for entry, _ in close])
+            neighbours = [
+                Neighbour(entry, known[0], similarity, known[1])
+                for entry, similarity in close
+                if (known := self._known.get(entry)) is not None
+            ]
+            verdict = judge.judge(read(context.question), neighbours)
+            if verdict.action == "explore":
+                _keep(self._pending, context.exact, verdict, _PENDING)
+            if verdict.action != "accept":
+                return Judged(gone=gone)
+            return await self._served(verdict, dict(close)[verdict.entry], gone)
+        except RedisAway:
+            return Judged()
+
+    async def _served(self, verdict: Verdict, similarity: float, gone: tuple[str, ...]) -> Judged:
+        entry = await exact.fetch(self._link, self._keys, verdict.entry)
+        if entry is None:
+            self._known.pop(verdict.entry, None)
+            return Judged(gone=(*gone, verdict.entry))
+        hit = CacheHit(entry=entry, tier="semantic", similarity=min(1.0, similarity), p_same=verdict.p_same)
+        return Judged(hit, gone)
+
+    async def _judge(self, partition: str, mode: Mode, max_wrong_rate: float) -> Judge:
+        judge = self._held.get(partition)
+        if judge is None or (judge.mode, judge.max_wrong_rate) != (mode, max_wrong_rate):
+            judge = Judge(mode, max_wrong_rate, shipped(), self._chance)
+            log = await self._link.call("LRANGE", self._keys.outcomes(partition), "0", "-1")
+            judge.restore([observation for value in log if (observation := _decoded(value)) is not None])
+        _keep(self._held, partition, judge, _JUDGES)
+        return judge
+
+    async def _learn_of(self, entries: Sequence[str]) -> tuple[str, ...]:
+        """Read the questions and answers of entries not met lately; returns those that are gone."""
+        unknown = [entry for entry in entries if entry not in self._known]
+        values = await self._link.call("MGET", *map(self._keys.exact, unknown)) if unknown else []
+        gone = []
+        for name, value in zip(unknown, values, strict=True):
+            entry = exact.decode(value) if value is not None else None
+            if entry is None:
+                gone.append(name)
+            else:
+                self._know(entry)
+        for name in entries:
+            if name in self._known:
+                self._known.move_to_end(name)
+        return tuple(gone)
+
+    def _know(self, entry: CacheEntry) -> None:
+        known = read(entry.prompt), answer_digest(answer_text(entry.body))
+        _keep(self._known, entry.id, known, _KNOWN)
+
+    async def learn(self, context: CacheContext, embed: Embed) -> None:
+        """What the fresh answer just stored says of the stored one that was in doubt; told to all workers."""
+        verdict = self._pending.pop(context.exact, None)
+        if verdict is None:
+            return
+        try:
+            fresh = await exact.fetch(self._link, self._keys, context.exact)
+            doubted = await exact.fetch(self._link, self._keys, verdict.entry)
+            if fresh is None or doubted is None:
+                return
+            same = await _same(answer_text(fresh.body), answer_text(doubted.body), embed)
+            if same is not None:
+                await self._teach(context.partition, observed(verdict, context.exact, same))
+        except RedisAway:
+            return
+
+    async def _teach(self, partition: str, observation: Observation) -> None:
+        value = _encoder.encode(observation)
+        self._take(partition, observation)
+        names = (self._keys.outcomes(partition), self._keys.events)
+        await self._link.run(_TEACH, names, value, partition, str(OBSERVATIONS_MAX), str(_KEPT_S), str(_EVENTS_KEPT))
+
+    def apply(self, event: Mapping[bytes, bytes]) -> None:
+        """Follow what any worker learnt, and what was removed."""
+        if b"purge" in event:
+            self._known.clear()
+            self._pending.clear()
+        elif dropped := event.get(b"drop"):
+            self._known.pop(dropped.decode(), None)
+        elif (value := event.get(b"outcome")) and (observation := _decoded(value)) is not None:
+            self._take(event[b"partition"].decode(), observation)
+
+    def _take(self, partition: str, observation: Observation) -> None:
+        judge = self._held.get(partition)
+        if judge is not None:
+            judge.learn(observation)
+
+
+async def _same(fresh: str, stored: str, embed: Embed) -> bool | None:
+    """Whether two answers say the same; None where that cannot be told now."""
+    if fresh == stored:
+        return True
+    if not fresh or not stored or not may_agree(fresh, stored):
+        return False
+    vectors = await embed([fresh[:COMPARED], stored[:COMPARED]])
+    return None if vectors is None else float(vectors[0] @ vectors[1]) >= CLOSE
+
+
+def _keep(held: OrderedDict[str, _T], name: str, value: _T, most: int) -> None:
+    held[name] = value
+    held.move_to_end(name)
+    if len(held) > most:
+        held.popitem(last=False)
+
+
+def _decoded(value: bytes) -> Observation | None:
+    """An outcome; None for bytes another version wrote."""
+    try:
+        return _decoder.decode(value)
+    except msgspec.DecodeError:
+        return None
