@@ -1,9 +1,10 @@
 """What a budget holds in Redis, and the Lua that all scripts share which change it.
 
-An account is a hash of integers in nano-dollars, ``left + reserved + spent = limit``, changed by HINCRBY alone: amounts
-cross Lua as decimal strings and only the sign of a sum is looked at, since Lua's numbers are doubles. A calendar window
-has an account of its own, named after its start, so that nothing is ever reset. A rolling window keeps what was spent
-by slices, which leave it one after the other.
+An account is a hash of integers in nano-dollars, ``left + reserved + spent = limit``. Amounts cross Lua as decimal
+strings, since its numbers are doubles: they add up by HINCRBY, or in Lua where each has at most fifteen digits (a
+million dollars), so that no sum comes near 2^53; a command costs a script more than all arithmetic around it. A
+calendar window has an account of its own, named after its start, so that nothing is ever reset. A rolling window keeps
+what was spent by slices, which leave it one after the other.
 
 An account is opened once a worker and window, and only while ``Keys.ceilings`` knows its budget: where Redis has lost
 everything nothing is admitted on a fresh account before the background process has counted the ledger again.
@@ -98,15 +99,18 @@ end
 CHARGING = (
     _COMMON
     + """
--- What was held for a request, '<account>=<amount>,<account>=<amount>', goes back.
-local function give_back(prefix, held)
-  for name, amount in string.gmatch(held, '([^=,]+)=(%d+)') do
-    local key = prefix .. name
-    if redis.call('HEXISTS', key, 'limit') == 1 then
-      redis.call('HINCRBY', key, 'reserved', '-' .. amount)
-      redis.call('HINCRBY', key, 'left', amount)
-    end
+-- What was held for a request of one account goes back.
+local function give_back(key, amount)
+  if redis.call('HEXISTS', key, 'limit') == 1 then
+    redis.call('HINCRBY', key, 'reserved', '-' .. amount)
+    redis.call('HINCRBY', key, 'left', amount)
   end
+end
+-- '<account>=<amount>,<account>=<amount>' as a table.
+local function holds(held)
+  local found = {}
+  for name, amount in string.gmatch(held, '([^=,]+)=(%d+)') do found[name] = amount end
+  return found
 end
 local function charge(key, slice, amount)
   if amount == '0' or redis.call('HEXISTS', key, 'limit') == 0 then return 0 end
@@ -116,6 +120,20 @@ local function charge(key, slice, amount)
     redis.call('HINCRBY', key, slice, amount)
   end
   return redis.call('HINCRBY', key, 'spent', amount)
+end
+-- Both at once, of an account that does not roll. Returns what is then spent.
+local function close(key, held, cost)
+  local now = redis.call('HMGET', key, 'limit', 'left', 'reserved', 'spent')
+  if not now[1] then return 0 end
+  if #now[1] > 15 or #now[2] > 15 or #now[3] > 15 or #now[4] > 15 or #held > 15 or #cost > 15 then
+    if held ~= '0' then give_back(key, held) end
+    return charge(key, '', cost)
+  end
+  local back, spend = tonumber(held), tonumber(cost)
+  local spent = tonumber(now[4]) + spend
+  redis.call('HSET', key, 'left', string.format('%.0f', tonumber(now[2]) + back - spend),
+    'reserved', string.format('%.0f', tonumber(now[3]) - back), 'spent', string.format('%.0f', spent))
+  return spend > 0 and spent or 0
 end
 -- An event for each amount of 'alerts' that is passed by spending this much more.
 local function tell_passed(events, key, name, alerts, after, amount)

@@ -44,17 +44,12 @@ local levels, accounts, held = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
 local first, at = 3 + 2 * levels, 10 + 3 * levels
 local found, answer = {}, first + accounts
 
-local function bucket(key, name, capacity)
-  local kept = redis.call('HMGET', key, name, name .. '_at')
-  local level, since = tonumber(kept[1]) or capacity, tonumber(kept[2]) or now
-  return math.min(capacity, level + math.max(0, now - since) * capacity / 60000)
+local function bucket(level, since, capacity)
+  return math.min(capacity, (level or capacity) + math.max(0, now - (since or now)) * capacity / 60000)
 end
 local function tell(i, name, capacity, level)
   found[4 * i + name], found[4 * i + name + 1] =
     math.max(0, math.floor(level)), math.ceil((capacity - level) * 60000 / capacity)
-end
-local function keep(key, name, level)
-  redis.call('HSET', key, name, string.format('%.3f', level), name .. '_at', ARGV[1])
 end
 
 local worst, why, which = 0, 0, 0
@@ -71,18 +66,19 @@ for i = 0, levels - 1 do
     redis.call('ZREMRANGEBYSCORE', running, '-inf', now)
     if redis.call('ZCARD', running) >= most then refuse(i, 3, 1000) end
   end
-  local requests, spare = 0, 0
+  local requests, spare, kept = 0, 0, {}
+  if rpm > 0 or tpm > 0 then kept = redis.call('HMGET', key, 'rpm', 'rpm_at', 'tpm', 'tpm_at') end
   if rpm > 0 then
-    requests = bucket(key, 'rpm', rpm)
+    requests = bucket(tonumber(kept[1]), tonumber(kept[2]), rpm)
     tell(i, 1, rpm, requests)
     if requests < 1 then refuse(i, 1, (1 - requests) * 60000 / rpm) end
   end
   if tpm > 0 then
-    spare = bucket(key, 'tpm', tpm)
+    spare = bucket(tonumber(kept[3]), tonumber(kept[4]), tpm)
     tell(i, 3, tpm, spare)
     if spare < math.min(tokens, tpm) then refuse(i, 2, (math.min(tokens, tpm) - spare) * 60000 / tpm) end
   end
-  holds[i + 1] = {rpm, tpm, most, requests, spare}
+  holds[i + 1] = {rpm, tpm, most, requests, spare, tonumber(kept[2]) or tonumber(kept[4]) or 0}
 end
 if worst > 0 then return {why, which, worst, false, 0, {}, found} end
 
@@ -111,15 +107,23 @@ end
 for i = 0, levels - 1 do
   local key, running, now_ = KEYS[3 + 2 * i], KEYS[4 + 2 * i], holds[i + 1]
   local rpm, tpm, requests, spare = now_[1], now_[2], now_[4], now_[5]
+  local put = {}
   if rpm > 0 then
-    keep(key, 'rpm', requests - 1)
+    put = {'rpm', string.format('%.3f', requests - 1), 'rpm_at', ARGV[1]}
     tell(i, 1, rpm, requests - 1)
   end
   if tpm > 0 then
-    keep(key, 'tpm', spare - tokens)
+    put[#put + 1], put[#put + 2] = 'tpm', string.format('%.3f', spare - tokens)
+    put[#put + 1], put[#put + 2] = 'tpm_at', ARGV[1]
     tell(i, 3, tpm, spare - tokens)
   end
-  if rpm > 0 or tpm > 0 then redis.call('PEXPIRE', key, tpm > 0 and 86400000 or 120000) end
+  if #put > 0 then
+    redis.call('HSET', key, unpack(put))
+    -- Once a minute: it is kept for two at least.
+    if math.floor(now / 60000) ~= math.floor(now_[6] / 60000) then
+      redis.call('PEXPIRE', key, tpm > 0 and 86400000 or 120000)
+    end
+  end
   if now_[3] > 0 then
     redis.call('ZADD', running, now + tonumber(lease), id)
     redis.call('PEXPIRE', running, lease)

@@ -41,11 +41,11 @@ return {short, left}
 _SETTLE = """
 local id, cost, prefix = ARGV[1], ARGV[2], ARGV[6]
 local levels, accounts = tonumber(ARGV[7]), tonumber(ARGV[8])
-local intent = redis.call('HGET', KEYS[1], id)
+local intent, held = redis.call('HGET', KEYS[1], id), {}
 if intent then
   redis.call('HDEL', KEYS[1], id)
-  local held = string.match(intent, '^%d+|([^|]*)|')
-  if held and held ~= '' then give_back(prefix, held) end
+  local parts = string.match(intent, '^%d+|([^|]*)|')
+  if parts and parts ~= '' then held = holds(parts) end
 else
   local swept = redis.call('HGET', KEYS[2], id)
   if swept then
@@ -66,9 +66,17 @@ end
 first, at = first + 2 * levels, at + levels
 for i = 0, accounts - 1 do
   local name, slice, alerts = ARGV[at + 3 * i], ARGV[at + 3 * i + 1], ARGV[at + 3 * i + 2]
-  local after = charge(KEYS[first + i], slice, cost)
+  local after, back = 0, held[name] or '0'
+  held[name] = nil
+  if slice == '' then
+    if back ~= '0' or cost ~= '0' then after = close(KEYS[first + i], back, cost) end
+  else
+    if back ~= '0' then give_back(KEYS[first + i], back) end
+    after = charge(KEYS[first + i], slice, cost)
+  end
   if alerts ~= '' and after > 0 then tell_passed(KEYS[5], KEYS[first + i], name, alerts, after, cost) end
 end
+for name, amount in pairs(held) do give_back(prefix .. name, amount) end
 redis.call('XADD', KEYS[3], '*', 'e', ARGV[3])
 first, at = first + accounts, at + 3 * accounts
 if KEYS[first] then
@@ -97,7 +105,7 @@ if not intent or intent ~= ARGV[2] then return 0 end
 redis.call('HDEL', KEYS[1], id)
 local total, held = string.match(intent, '^(%d+)|([^|]*)|')
 total = total or '0'
-give_back(prefix, held or '')
+for name, amount in pairs(holds(held or '')) do give_back(prefix .. name, amount) end
 local charged = ''
 local running = tonumber(ARGV[5])
 for i = 1, running do redis.call('ZREM', KEYS[4 + i], id) end

@@ -9,7 +9,14 @@ from typing import TypeVar
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from gateway.budget.accounts import open_accounts, set_limit
 from gateway.budget.levels import Account, Levels
@@ -62,7 +69,10 @@ class Asked:
 
 
 class Budgets(RuleBasedStateMachine):
-    """An organisation, a team and a key with hard budgets, a soft one, a rolling one, and one of a model."""
+    """An organisation, a team and a key with hard budgets, a soft one, a rolling one, and one of a model.
+
+    ``unit`` divides every amount: without it they are too long for Lua's numbers, with it they are not.
+    """
 
     url = ""
 
@@ -83,6 +93,7 @@ class Budgets(RuleBasedStateMachine):
         }
         for name, model in self.models.items():
             self.run(self.redis.hset(KEYS.ceilings, name, str(model.limit)))
+        self.unit = 1
         self.names = 0
         self.clock = NOON - NOON % SLICE_MS
         self.held: dict[str, Asked] = {}
@@ -117,11 +128,18 @@ class Budgets(RuleBasedStateMachine):
     def charges(self, asked: Asked) -> tuple[tuple[str, str, str], ...]:
         return charged_to(*self.common(asked.slice), self.account("model"))
 
+    @initialize(unit=st.sampled_from([1, 10**6]))
+    def begin(self, unit: int) -> None:
+        self.unit = unit
+        for name, model in self.models.items():
+            model.limit //= unit
+            self.run(set_limit(self.redis, KEYS, name, model.limit))
+
     @rule(amount=AMOUNTS, foreseen=st.booleans())
     def admit(self, amount: int, foreseen: bool) -> None:
         name, asked = self.name(), Asked(self.clock // SLICE_MS)
         about = intent(ts_ms=self.clock, charges=self.charges(asked))
-        hold = self.wanted(amount, of_model=True) if foreseen else None
+        hold = self.wanted(amount // self.unit, of_model=True) if foreseen else None
         told = self.run(admit(self.link, KEYS, Levels((), self.common()), name, about, tokens=1, hold=hold))
         assert told.refused == ""
         for model in self.models.values():
@@ -152,6 +170,7 @@ class Budgets(RuleBasedStateMachine):
     @rule(pick=PICK, amount=AMOUNTS, of_model=st.booleans())
     def reserve(self, pick: int, amount: int, of_model: bool) -> None:
         name = self.known(pick, self.held)
+        amount //= self.unit
         asked, add = self.held[name], self.wanted(amount, of_model=of_model)
         before = Hold(asked.total, tuple((self.account(one), nano) for one, nano in asked.parts.items()))
         about = intent(ts_ms=asked.slice * SLICE_MS, charges=self.charges(asked))
@@ -170,7 +189,7 @@ class Budgets(RuleBasedStateMachine):
     @rule(pick=PICK, cost=AMOUNTS)
     def settle(self, pick: int, cost: int) -> None:
         name = self.known(pick, self.held)
-        asked = self.held.pop(name)
+        asked, cost = self.held.pop(name), cost // self.unit
         assert self.run(settle(self.link, KEYS, self.settlement(name, cost, asked)))
         self.release(asked)
         self.count(name, cost, asked)
@@ -179,7 +198,7 @@ class Budgets(RuleBasedStateMachine):
     @rule(pick=PICK, cost=AMOUNTS)
     def settle_after_the_sweep(self, pick: int, cost: int) -> None:
         name = self.known(pick, self.crashed)
-        asked = self.crashed.pop(name)
+        asked, cost = self.crashed.pop(name), cost // self.unit
         assert self.run(settle(self.link, KEYS, self.settlement(name, cost, asked)))
         for model in self.models.values():
             model.charge(asked.slice, -asked.total)
@@ -187,7 +206,7 @@ class Budgets(RuleBasedStateMachine):
 
     @rule(cost=AMOUNTS)
     def settle_what_was_never_admitted(self, cost: int) -> None:
-        name, asked = self.name(), Asked(self.clock // SLICE_MS)
+        name, asked, cost = self.name(), Asked(self.clock // SLICE_MS), cost // self.unit
         assert self.run(settle(self.link, KEYS, self.settlement(name, cost, asked, admitted=False)))
         self.count(name, cost, asked, admitted=False)
 
@@ -213,8 +232,8 @@ class Budgets(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(["organisation", "team", "key", "rolling", "model"]), limit=LIMITS)
     def change_a_limit(self, name: str, limit: int) -> None:
-        self.run(set_limit(self.redis, KEYS, name, limit))
-        self.models[name].limit = limit
+        self.run(set_limit(self.redis, KEYS, name, limit // self.unit))
+        self.models[name].limit = limit // self.unit
 
     @rule(steps=st.sampled_from([1, 3, 30, 59, 61]))
     def time_passes(self, steps: int) -> None:
