@@ -126,7 +126,8 @@ class EngineConfig(Strict, frozen=True, kw_only=True):
 
 class ModelConfig(Strict, frozen=True, kw_only=True):
     """One target. ``local`` names a catalog model (``url``: where it is served, if not by this supervisor);
-    else ``provider`` says how to reach it. Several ``base_url``: equal servers of one model.
+    else ``provider`` says how to reach it. Several ``base_url``: equal servers of one model. ``knowledge_cutoff``: the
+    day its training data ends.
     """
 
     name: str
@@ -140,6 +141,7 @@ class ModelConfig(Strict, frozen=True, kw_only=True):
     usd_per_hour: float = 0.0
     engine: EngineConfig = EngineConfig()
     context: int | None = None
+    knowledge_cutoff: date | None = None
     supports: tuple[Literal["tools", "vision", "json"], ...] | None = None
     connect_timeout: float = 2.0
     timeout: float = 600.0

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from gateway.privacy import classify
+from gateway.recency import latest_year, says_now
 from gateway.tokens import estimate_tokens
 from gateway.types import ChatRequest, Features, Principal
 
@@ -215,6 +216,8 @@ def extract(request: ChatRequest, principal: Principal, *, default_max_tokens: i
         key=principal.key_id,
         team=principal.team,
         model=request.model,
+        about_now=says_now(head, words),
+        year=latest_year(head),
         last_user_text=last,
     )
 

@@ -130,6 +130,8 @@ class Features(Frozen, frozen=True, kw_only=True):
     key: str
     team: str
     model: str
+    about_now: bool = False
+    year: int = 0
     last_user_text: str = ""
 
 

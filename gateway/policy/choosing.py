@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 
 from gateway.config import ModelConfig
 from gateway.policy.model import Strategy
@@ -22,6 +23,7 @@ Unavailable = Callable[[str], str | None]
 """Why a model cannot be asked right now; None where it can."""
 
 _UNKNOWN_QUALITY = 0.5
+_YEAR = timedelta(days=365)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +68,12 @@ class Choice:
         return kept
 
     def ordered(self, names: Sequence[str], wishes: Wishes) -> list[str]:
-        """In order of trial: by the rule's strategy, without those that are too slow unless all are."""
-        slow = {name: reason for name in names if (reason := self._too_slow(name, wishes)) is not None}
-        if 0 < len(slow) < len(names):
-            self.rejected += (Rejected(model=name, reason=reason) for name, reason in slow.items())
-            names = [name for name in names if name not in slow]
+        """In order of trial: by the rule's strategy, without those that know too little or are too slow, unless all."""
+        for unfit in (self._outdated, lambda name: self._too_slow(name, wishes)):
+            found = {name: reason for name in names if (reason := unfit(name)) is not None}
+            if 0 < len(found) < len(names):
+                self.rejected += (Rejected(model=name, reason=reason) for name, reason in found.items())
+                names = [name for name in names if name not in found]
         return sorted(names, key=self._rank(wishes)) if wishes.strategy != "order" else list(names)
 
     def degraded(self, wished: Sequence[str], targets: Sequence[str]) -> str:
@@ -102,6 +105,15 @@ class Choice:
         if worst is None or worst <= wishes.max_cost_usd * NANO:
             return None
         return f"may cost {worst / NANO:.6f} USD, over max_cost {wishes.max_cost_usd:g}"
+
+    def _outdated(self, name: str) -> str | None:
+        """A question about a year wants a model that has seen some of it, one about now a model of the last year."""
+        features, cutoff = self._asked.features, self._models[name].knowledge_cutoff
+        if cutoff is None or not (features.about_now or features.year):
+            return None
+        today = datetime.fromtimestamp(self._asked.situation.now_ms / 1000, UTC).date()
+        wanted = date(features.year, 1, 1) if features.year else today - _YEAR
+        return f"its knowledge ends {cutoff}" if cutoff < wanted else None
 
     def _too_slow(self, name: str, wishes: Wishes) -> str | None:
         situation = self._asked.situation

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import msgspec
 import pytest
 
+from gateway.config import ModelConfig
 from gateway.policy.compile import CompiledPolicy
 from gateway.policy.situation import Situation
 from gateway.types import NANO, Decision, Live, Principal, Score
@@ -192,3 +193,29 @@ def test_what_is_wrong_is_refused_with_its_place(rule: str, told: str) -> None:
     with pytest.raises(Exception, match=r"test\.yaml:3") as error:
         policy(rule)
     assert told in str(error.value)
+
+
+class TestKnowledge:
+    MODELS = (
+        ModelConfig(name="old", provider="openai", knowledge_cutoff=date(2023, 10, 1)),
+        ModelConfig(name="new", provider="openai", knowledge_cutoff=date(2026, 1, 1)),
+    )
+    NOW = situation(now_ms=1_782_000_000_000)  # June 2026
+
+    def ask(self, prompt: str, use: str = "[old, new]") -> Decision:
+        return decide(
+            policy(f"{{name: all, use: {use}}}", models=self.MODELS), features=features(prompt), situation=self.NOW
+        )
+
+    @pytest.mark.parametrize("prompt", ["Who won the 2024 cup?", "What is the weather like today?"])
+    def test_who_cannot_know_is_passed_over(self, prompt: str) -> None:
+        decision = self.ask(prompt)
+        assert decision.targets == ("new",)
+        assert reasons(decision) == {"old": "its knowledge ends 2023-10-01"}
+
+    @pytest.mark.parametrize("prompt", ["Who won the 1998 cup?", "What is a prime?", "What happened in 2023?"])
+    def test_what_both_know_is_asked_in_order(self, prompt: str) -> None:
+        assert self.ask(prompt).targets == ("old", "new")
+
+    def test_who_knows_little_is_better_than_nobody(self) -> None:
+        assert self.ask("Who won the 2025 cup?", "[old]").targets == ("old",)
