@@ -18,6 +18,8 @@ from gateway import log, telemetry
 from gateway.auth import KeyRing
 from gateway.books import Books
 from gateway.budget.spool import Spool
+from gateway.cache import segment
+from gateway.cache.prefilter import Marker
 from gateway.cache.semantic import SemanticCache
 from gateway.cache.snapshot import Snapshots
 from gateway.errors import Overloaded, RedisAway
@@ -69,6 +71,7 @@ class Runtime:
         self.semantic = SemanticCache(self.link, self.keys, embedder)
         self.snapshots = Snapshots(view.settings.data_dir)
         self._filled, self._unsaved, self._applied = False, False, _BEGINNING
+        self._token_vectors_read = False
         spool = Spool(spool_folder(view.settings.data_dir), self.worker)
         parts = (self.link, self.keys, spool, metrics, self.worker)
         self.telemetry: Telemetry | None = None
@@ -183,6 +186,8 @@ class Runtime:
                     _log.info("spool replayed", rows=count)
 
     async def _tend_index(self) -> None:
+        if self.embedder is not None:
+            await asyncio.to_thread(segment.one_thread)  # importing FAISS holds up whoever does it
         while True:
             try:
                 await self._tend_once()
@@ -194,12 +199,23 @@ class Runtime:
 
     async def _tend_once(self) -> None:
         partitions = self.semantic.partitions
+        if (folder := self._token_vectors()) is not None:
+            self._token_vectors_read = True
+            self.semantic.marker = await asyncio.to_thread(Marker.at, folder)
         self._unsaved |= await partitions.tend()
         graphs = partitions.graphs()
         if not graphs and self._filled:
             await self.snapshots.remove()
         elif self._unsaved and await self.snapshots.save(graphs, self._caught_up):
             self._unsaved = False
+
+    def _token_vectors(self) -> Path | None:
+        """The embedding model's folder, once it has any and they are not in use: it may be pulled while we serve."""
+        settings = self.view.settings
+        if self.embedder is None or not self.view.embedder_local or self._token_vectors_read:
+            return None
+        folder = settings.models_dir / settings.config.embedder.model
+        return folder if (folder / "static.npz").exists() else None
 
     async def _caught_up(self) -> bool:
         """Whether all events that had been told when this was asked are applied within a moment."""

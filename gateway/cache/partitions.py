@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.cache import codes
 from gateway.cache.index import GRAPH_FROM, FaissThread, PartitionIndex
+from gateway.cache.prefilter import MARK_BYTES, Marks
 from gateway.cache.segment import Segment
 
 if TYPE_CHECKING:
@@ -28,11 +29,11 @@ class Partitions:
     def __init__(self, most: int = _MOST) -> None:
         self.thread = FaissThread()
         self._held: OrderedDict[str, PartitionIndex] = OrderedDict()
+        self._marks: dict[str, Marks] = {}
         self._large: set[str] = set()
         self._most = most
         self._odd: dict[str, int] = {}
         self._checked = 0
-        self.removals = 0
 
     def __len__(self) -> int:
         """Vectors in all partitions."""
@@ -48,6 +49,11 @@ class Partitions:
             self._held.move_to_end(partition)
         return index
 
+    def may_hit(self, partition: str, mark: bytes, *, words: bool = True) -> bool:
+        """Whether a question with this mark may have an answer here; see :meth:`Marks.may_hit`."""
+        marks = self._marks.get(partition)
+        return marks is not None and marks.may_hit(mark, words=words)
+
     def graphs(self) -> dict[str, Segment]:
         """By partition, where it is large enough to have one."""
         found = {name: index.graph for name in self._large if (index := self._held.get(name)) is not None}
@@ -60,16 +66,19 @@ class Partitions:
             index.adopt(graph)
             self._large.add(partition)
 
-    def add(self, partition: str, entry_id: str, code: bytes) -> None:
-        """A vector depends on its text alone, and the id on the text: what is held already stays."""
+    def add(self, partition: str, entry_id: str, value: bytes) -> None:
+        """``value``: the code and the mark. Both depend on a text alone, and so does the id: what is held stays."""
+        code, mark = value[:-MARK_BYTES], value[-MARK_BYTES:]
         index, dimension = self._held.get(partition), codes.dimension_of(code)
         if dimension < 1:
             return
         if index is None or index.dimension != dimension:
             index = self._held[partition] = PartitionIndex(dimension)
+            self._marks.pop(partition, None)
             if len(self._held) > self._most:
                 self._forget(next(iter(self._held)))
-        elif entry_id in index:
+        self._marks.setdefault(partition, Marks()).add(entry_id, mark)
+        if entry_id in index:
             return
         index.add_code(entry_id, code)
         if len(index) >= GRAPH_FROM:
@@ -79,19 +88,20 @@ class Partitions:
         index = self._held.get(partition)
         if index is not None:
             index.remove(entry_id)
-            self.removals += 1
+            if (marks := self._marks.get(partition)) is not None:
+                marks.remove(entry_id)
             if not len(index):
                 self._forget(partition)
 
     def clear(self) -> None:
-        self.removals += len(self._held)
         self._held.clear()
+        self._marks.clear()
         self._large.clear()
         self._odd.clear()
 
     def _forget(self, partition: str) -> None:
-        self.removals += 1
         self._held.pop(partition, None)
+        self._marks.pop(partition, None)
         self._large.discard(partition)
         self._odd.pop(partition, None)
 
@@ -165,9 +175,9 @@ class Partitions:
         gone = set(index) if index is not None else set()
         while True:
             cursor, rows = reply
-            for entry, code in rows.items():
+            for entry, value in rows.items():
                 entry_id = entry.decode()
-                self.add(name, entry_id, code)
+                self.add(name, entry_id, value)
                 gone.discard(entry_id)
             if not cursor:
                 break

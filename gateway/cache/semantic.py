@@ -19,6 +19,7 @@ from gateway.cache.index import PartitionIndex
 from gateway.cache.judges import Judges
 from gateway.cache.keys import CacheContext
 from gateway.cache.partitions import Partitions
+from gateway.cache.prefilter import Marker
 from gateway.errors import RedisAway, UpstreamError
 from gateway.protocols import Embedder
 from gateway.redis_io import Keys, RedisLink, Script
@@ -45,9 +46,10 @@ return 1
 class SemanticCache:
     """Recall and remember; ``embedder`` is None where embedding is switched off."""
 
-    def __init__(self, link: RedisLink, keys: Keys, embedder: Embedder | None) -> None:
+    def __init__(self, link: RedisLink, keys: Keys, embedder: Embedder | None, marker: Marker | None = None) -> None:
         self._link, self._keys = link, keys
         self.embedder = embedder
+        self.marker = marker or Marker()
         self.partitions = Partitions()
         self.judges = Judges(link, keys)
         self._unlearnt: deque[CacheContext] = deque()
@@ -62,19 +64,23 @@ class SemanticCache:
 
     def candidates(self, context: CacheContext) -> bool:
         """Whether there is anything to compare with: without it, no embedding is computed."""
-        return (
-            bool(context.question) and self.embedder is not None and self.partitions.get(context.partition) is not None
-        )
+        if not context.question or self.embedder is None or self.partitions.get(context.partition) is None:
+            return False
+        return self.partitions.may_hit(context.partition, self.marker.of(context.question), words=False)
 
     async def recall(
         self, context: CacheContext, mode: Mode = "question", max_wrong_rate: float = 0.01
     ) -> tuple[CacheHit | None, Vector | None]:
         """A stored answer to a question that means the same, and the question's embedding if one was computed.
 
-        No entry in the partition: no embedding.
+        No entry in the partition, or none that can be close enough: no embedding.
         """
         index = self.partitions.get(context.partition)
-        if index is None or not context.question or self.embedder is None:
+        if index is None or not self.candidates(context):
+            return None, None
+        # In FAQ mode distant questions count as neighbours, too.
+        mark, words = self.marker.of(context.question), mode == "question"
+        if not self.partitions.may_hit(context.partition, mark, words=words):
             return None, None
         vectors = await self._embed([context.question])
         if vectors is None:
@@ -128,7 +134,7 @@ class SemanticCache:
             return
 
     async def _keep(self, context: CacheContext, vector: Vector) -> None:
-        code = codes.encode(vector)
+        code = codes.encode(vector) + self.marker.of(context.question)
         self.partitions.add(context.partition, context.exact, code)
         names = (self._keys.exact(context.exact), self._keys.vectors(context.partition), self._keys.events)
         try:

@@ -16,6 +16,11 @@ from redis.asyncio import Redis
 
 from gateway import runtime as module
 from gateway.auth import KeyStore
+from gateway.cache import codes
+from gateway.cache import index as index_module
+from gateway.cache import partitions as partitions_module
+from gateway.cache.prefilter import Marker
+from gateway.cache.segment import Segment
 from gateway.errors import RedisAway, Unauthenticated
 from gateway.ledger.store import SqlStore
 from gateway.ledger.where import ledger_url
@@ -31,7 +36,7 @@ from tests.support.tcp_redis import TcpRedis
 from tests.support.visits import settings
 from tests.support.waiting import until
 
-VECTOR = np.array([1, 0], dtype=np.float32).tobytes()
+VECTOR = codes.encode(np.array([1, 0], dtype=np.float32)) + Marker().of("why")
 
 
 @asynccontextmanager
@@ -140,6 +145,69 @@ async def test_cache_changes_reach_every_worker_and_a_new_one_starts_with_them(
             await until(lambda: one.semantic.size == two.semantic.size == 2, within_s=2)
             await redis.xadd(KEYS.events, {"purge": ""})
             await until(lambda: one.semantic.size == two.semantic.size == 0, within_s=2)
+
+
+async def test_events_that_were_trimmed_away_unread_are_made_up_for(
+    redis: Redis, shared_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with worker(tmp_path, shared_redis.url) as one:
+        await until(lambda: one._filled, within_s=5)
+        applied, release = one._apply, asyncio.Event()
+
+        async def slow(event: Any) -> None:
+            await release.wait()
+            await applied(event)
+
+        monkeypatch.setattr(one, "_apply", slow)
+        await stored_vector(redis, "first")
+        for number in range(300):  # while it is busy, more come than the stream keeps
+            await redis.hset(KEYS.vectors("p"), f"e{number}", VECTOR)
+            await stored_vector(redis, f"e{number}")
+        await redis.xtrim(KEYS.events, maxlen=5, approximate=False)
+        release.set()
+        await until(lambda: one.semantic.size == 300, within_s=10)
+
+
+async def test_what_is_deleted_behind_our_back_leaves_the_index(
+    redis: Redis, shared_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CHECK_S", 0.05)
+    await redis.hset(KEYS.vectors("p"), mapping={f"e{number}": VECTOR for number in range(10)})
+    await redis.hset(KEYS.vectors("q"), mapping={"e": VECTOR})
+    async with worker(tmp_path, shared_redis.url) as one, worker(tmp_path, shared_redis.url) as two:
+        await until(lambda: one.semantic.size == two.semantic.size == 11, within_s=5)
+        await redis.hdel(KEYS.vectors("p"), "e1", "e2")
+        await until(lambda: one.semantic.size == two.semantic.size == 9, within_s=5)
+        await redis.delete(KEYS.vectors("p"), KEYS.vectors("q"))
+        await until(lambda: one.semantic.size == two.semantic.size == 0, within_s=5)
+
+
+async def test_a_worker_that_starts_reads_the_snapshot_and_corrects_it_by_redis(
+    redis: Redis, shared_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for where in (index_module, partitions_module):
+        monkeypatch.setattr(where, "GRAPH_FROM", 1_200)
+    rows = np.random.default_rng(0).normal(size=(1_300, 8)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    values = {f"e{number}": codes.encode(row) + Marker().of("why") for number, row in enumerate(rows)}
+    await redis.hset(KEYS.vectors("p"), mapping=values)  # type: ignore[arg-type]
+    manifest = tmp_path / "data" / "snapshots" / "cache-index.json"
+    async with worker(tmp_path, shared_redis.url) as one:
+        manifest = one.view.settings.data_dir / "snapshots" / "cache-index.json"
+        await until(manifest.exists, within_s=30)
+    await redis.hdel(KEYS.vectors("p"), "e7")
+    await redis.hset(KEYS.vectors("p"), "new", values["e7"])
+    built: list[str] = []
+    monkeypatch.setattr(Segment, "graph", lambda *_: built.append("a graph"))
+    async with worker(tmp_path, shared_redis.url) as two:
+        await until(lambda: two._filled, within_s=10)
+        index = two.semantic.partitions.get("p")
+        assert index is not None
+        assert (index.graph is not None, len(index), built) == (True, 1_300, [])
+        assert ("e7" in index, "new" in index) == (False, True)
+        await redis.delete(KEYS.vectors("p"))
+        await redis.xadd(KEYS.events, {"purge": ""})
+        await until(lambda: not manifest.exists(), within_s=10)
 
 
 async def test_a_reload_is_told_to_the_other_workers_only(
