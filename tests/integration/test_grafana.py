@@ -102,6 +102,21 @@ def test_promtool_accepts_the_rules_and_they_fire_when_they_should(arguments: tu
     assert reply.returncode == 0, reply.stdout + reply.stderr
 
 
+@pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool here")
+def test_promtool_accepts_what_the_dashboards_ask(tmp_path: Path) -> None:
+    values = {"$__rate_interval": "5m", "$__range": "1h", "$model": ".*"}
+    rules = []
+    for number, (where, text) in enumerate(expressions()):
+        for variable, value in values.items():
+            text = text.replace(variable, value)
+        if "label_values(" not in text:
+            rules.append({"record": f"asked:{number}", "expr": text, "labels": {"where": where}})
+    file = tmp_path / "asked.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "asked", "rules": rules}]}))
+    reply = subprocess.run(["promtool", "check", "rules", str(file)], capture_output=True, text=True)
+    assert reply.returncode == 0, reply.stdout + reply.stderr
+
+
 def test_dashboards_can_be_told_apart_and_their_panels_do_not_overlap() -> None:
     boards: list[Any] = [json.loads(file.read_text()) for file in DASHBOARDS]
     assert len({board["uid"] for board in boards}) == len(boards) == 2
