@@ -18,6 +18,8 @@ _BAD_VALUE = ("22", "23", "54")
 # Deleted content is overwritten where it stood: an erasure has to leave nothing behind.
 _WRITER_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "cache_size=-65536")
 
+_READER_PRAGMAS = ("query_only=ON", "cache_size=-32768")
+
 
 def engine(url: str, *, writer: bool) -> AsyncEngine:
     """Connect lazily to ``sqlite+aiosqlite:///…`` or ``postgresql+asyncpg://…``."""
@@ -37,7 +39,7 @@ def _sqlite(url: str, *, writer: bool) -> AsyncEngine:
     def connected(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
         cursor = connection.cursor()
-        for pragma in _WRITER_PRAGMAS if writer else ("query_only=ON",):
+        for pragma in _WRITER_PRAGMAS if writer else _READER_PRAGMAS:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

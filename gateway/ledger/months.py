@@ -132,6 +132,7 @@ async def drop_from_postgresql(connection: AsyncConnection, name: str) -> None:
     await connection.exec_driver_sql(f"DROP TABLE IF EXISTS {name}")
 
 
+@lru_cache(1024)
 def table(name: str) -> Table:
-    """One month of SQLite as a table of its own."""
+    """One month of SQLite as a table of its own; the same each time, so that statements are compiled once."""
     return ledger.to_metadata(MetaData(), name=name)

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, and_, false, fu
 from gateway.ledger import months
 from gateway.ledger.answers import Dimension, Page, Period, Where
 from gateway.ledger.reading import cut_for
-from gateway.ledger.rollups import ALL, COMBINED, DAY_MS, EVERY, HOUR_MS, Cut
+from gateway.ledger.rollups import COMBINED, DAY_MS, EVERY, HOUR_MS, Cut
 from gateway.ledger.rows import entry_of, shortened
 from gateway.ledger.statements import is_sqlite
 from gateway.ledger.tables import ENTRY_COLUMNS, ledger, rollup_day, rollup_hour, series
@@ -137,7 +137,7 @@ def _look(connection: Connection, period: Period, where: Where, limit: int) -> t
 
 def _counts(connection: Connection, period: Period, where: Where) -> list[tuple[int, int]]:
     """Requests by day (by hour where rows are not indexed by what is asked), the latest first."""
-    cut = cut_for(where) if where else ALL
+    cut = cut_for(where)
     width = HOUR_MS if {"tag", "project"} & set(where) else DAY_MS
     table = rollup_hour if width == HOUR_MS else rollup_day
     since = period.since_ms - period.since_ms % width

@@ -248,7 +248,11 @@ class _Question:
     def _together(self, part: Part) -> Select[Any]:
         at = self._at(part[0]).label("at")
         columns = [func.sum(part[0].c[counter]) for counter in self._counters]
-        cut = WITH_USER if self._cut is END_USER and "end_user" not in self._where else self._cut
+        cut = self._cut
+        if cut is END_USER and "end_user" not in self._where:
+            cut = WITH_USER
+        elif self._by == "key_id":  # each request has one, so that all keys together are all requests
+            cut = cut_for(self._where)
         return self._cells(part, None, cut).add_columns(at, literal(_ALL), *columns).group_by(at)
 
     def _at(self, table: Table) -> ColumnElement[int]:

@@ -7,7 +7,7 @@ some. A *series* is one combination of values of a cut's dimensions; organisatio
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
@@ -52,9 +52,14 @@ SINGLE = tuple(Cut(2 + index, (name,)) for index, name in enumerate(COMBINED[2:]
 WITHOUT_KEY = Cut(9, COMBINED[3:])
 WITHOUT_TEAM = Cut(24, COMBINED[3:], owners=OWNERS[:1])
 PROJECT, TAG, END_USER = Cut(20, ("project",)), Cut(21, ("tag",)), Cut(22, ("end_user",), daily_only=True)
+LEAN = tuple(
+    Cut(30 + index, own, owners=OWNERS[:1])
+    for index, own in enumerate(((), *((name,) for name in (*COMBINED[3:], "project", "tag"))))
+)
+"""Without teams: a handful of cells however many teams there are. The first counts everything."""
 WITH_USER = Cut(23, (), daily_only=True)
 """All requests that name an end user: what those of the first few leave over is read from here, not added up."""
-CUTS = (ALL, *SINGLE, PROJECT, TAG, END_USER, WITHOUT_TEAM, WITHOUT_KEY, EVERY, WITH_USER)
+CUTS = (*LEAN, ALL, *SINGLE, PROJECT, TAG, END_USER, WITHOUT_TEAM, WITHOUT_KEY, EVERY, WITH_USER)
 """The narrowest first: the first that has all dimensions of a question answers it."""
 
 FACTS = (
@@ -78,11 +83,26 @@ _INCOMPLETE = _AT["incomplete"]
 _AMOUNTS = tuple((COUNTERS.index(name), _AT[name]) for name in COUNTERS[4:16])
 _HITS = frozenset(("exact", "semantic", "coalesced"))
 _FINE = frozenset(("ok", "cancelled"))
-_DERIVED = {
-    cut.number: itemgetter(*(COMBINED.index(name) for name in cut.names))
-    for cut in CUTS
-    if set(cut.names) <= set(COMBINED) and not cut.daily_only
-}
+_Picker = Callable[[tuple[str, ...]], tuple[str, ...]]
+
+
+def _picker(source: Cut, target: Cut) -> _Picker:
+    """The values of one cut's dimensions among those of another."""
+    at = tuple(source.names.index(name) for name in target.names)
+    return itemgetter(*at) if len(at) > 1 else lambda values: (values[at[0]],)
+
+
+_DERIVED = tuple(
+    (source.number, tuple((target.number, _picker(source, target)) for target in targets))
+    for source, targets in (
+        (EVERY, (WITHOUT_KEY, SINGLE[0])),
+        (WITHOUT_KEY, (WITHOUT_TEAM, ALL, *SINGLE[1:])),
+        (WITHOUT_TEAM, LEAN[:-2]),
+        (PROJECT, LEAN[-2:-1]),
+        (TAG, LEAN[-1:]),
+    )
+)
+"""Which cuts follow from which, each from the narrowest that is there by then."""
 
 
 @dataclass(slots=True)
@@ -176,9 +196,9 @@ def _cell(cells: Cells, place: Place) -> Cell:
 
 
 def _derive(hours: Cells) -> None:
-    """The narrower cuts, from the one that has every dimension."""
-    every = [(start, names, cell) for (cut, start, names), cell in hours.items() if cut == EVERY.number]
-    for cut, values in _DERIVED.items():
-        if cut != EVERY.number:
-            for start, names, cell in every:
-                _cell(hours, (cut, start, values(names))).add(cell)
+    """The narrower cuts, from those that have their dimensions."""
+    for source, targets in _DERIVED:
+        cells = [(start, names, cell) for (cut, start, names), cell in hours.items() if cut == source]
+        for target, pick in targets:
+            for start, names, cell in cells:
+                _cell(hours, (target, start, pick(names))).add(cell)

@@ -15,7 +15,6 @@ from gateway.ledger.answers import Order
 from tests.bench.ledger.house import House
 from tests.bench.ledger.questions import Timed
 
-TRIES = 20
 _NAMED = {
     "team": "team-0",
     "key_id": "key-3-5",
@@ -70,21 +69,22 @@ def addresses(now_ms: int, request_id: str) -> Iterator[str]:
     yield "/live?team=team-19&status=error"
 
 
-def time_pages(house: House, request_id: str) -> list[Timed]:
-    """Raises AssertionError for a page that cannot be shown."""
+def time_pages(house: House, request_id: str, tries: int) -> Iterator[Timed]:
+    """Page after page. Raises AssertionError for one that cannot be shown."""
     now_ms = int(time.time() * 1000)
     with house.client() as client:
-        return [_timed(house, client, address) for address in addresses(now_ms, request_id)]
+        for address in addresses(now_ms, request_id):
+            yield _timed(house, client, address, tries)
 
 
-def _timed(house: House, client: httpx.Client, address: str) -> Timed:
+def _timed(house: House, client: httpx.Client, address: str, tries: int) -> Timed:
     took, cpu_s = [], 0.0
-    for number in range(TRIES + 1):
+    for number in range(tries + 1):
         # The same address would be answered from memory within a second.
         began = time.perf_counter()
         reply = client.get(f"/dashboard{address}{'&' if '?' in address else '?'}again={number}")
         took.append((time.perf_counter() - began) * 1000)
         assert reply.status_code == 200, f"{address}: {reply.status_code} {reply.text[:500]}"
         cpu_s = cpu_s or house.cpu_s()
-    computed = (house.cpu_s() - cpu_s) / TRIES * 1000
+    computed = (house.cpu_s() - cpu_s) / tries * 1000
     return Timed(address, took[0], statistics.median(took[1:]), max(took[1:]), computed)

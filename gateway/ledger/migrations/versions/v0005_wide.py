@@ -1,4 +1,4 @@
-"""A cut without teams; indexes to tell series apart and for the first of many end users. The rollups are made anew."""
+"""Cuts without teams; indexes to tell series apart and for the first of many end users. The rollups are made anew."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_index("series_combined", "series")
     op.drop_index("rollup_day_end_user", "rollup_day")
-    op.execute("DELETE FROM rollup_hour WHERE cut = 24")
-    op.execute("DELETE FROM rollup_day WHERE cut = 24")
+    op.execute("DELETE FROM rollup_hour WHERE cut = 24 OR cut >= 30")
+    op.execute("DELETE FROM rollup_day WHERE cut = 24 OR cut >= 30")
