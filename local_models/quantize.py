@@ -48,13 +48,17 @@ def quantize(
 def _run(command: list[str], staged: Path, about: int, progress: Progress) -> None:
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ) as child:
-        while True:
-            try:
-                _, complaint = child.communicate(timeout=0.2)
-                break
-            except subprocess.TimeoutExpired:
-                # How far it is can only be seen from outside, by the file that grows.
-                progress("quantize", staged.stat().st_size if staged.exists() else 0, about)
+        try:
+            while True:
+                try:
+                    _, complaint = child.communicate(timeout=0.2)
+                    break
+                except subprocess.TimeoutExpired:
+                    # How far it is can only be seen from outside, by the file that grows.
+                    progress("quantize", staged.stat().st_size if staged.exists() else 0, about)
+        finally:
+            # Whoever is interrupted does not wait for it: llama.cpp hears no signal before it is through.
+            child.kill()
     if child.returncode != 0:
         raise QuantizeError(complaint.strip() or f"llama.cpp ended with status {child.returncode}")
     progress("quantize", about, about)

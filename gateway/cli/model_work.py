@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from gateway.cli.options import Problem
 
 
 @contextmanager
 def mending(name: str) -> Iterator[None]:
-    """Turn whatever the user of a command can mend into a Problem that names the model."""
+    """Turn whatever the user of a command can mend into a Problem that names the model; SIGTERM ends it tidily."""
     from local_models import bench, catalog, download, gguf, measure, prune, quantize
 
     mendable = (
         catalog.UnknownModel, catalog.CatalogError, download.FetchError, gguf.NotGGUF, quantize.QuantizeError,
         prune.PruneError, measure.MeasureError, bench.BenchError, OSError,
     )  # fmt: skip
+    with _unwinding():
+        try:
+            yield
+        except mendable as error:
+            raise Problem(f"{name}: {error.args[0] if len(error.args) == 1 else error}") from None
+
+
+@contextmanager
+def _unwinding() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does: children are stopped, and unfinished files go."""
+
+    def stop(number: int, _: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
-    except mendable as error:
-        raise Problem(f"{name}: {error.args[0] if len(error.args) == 1 else error}") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Bar:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import os
+import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from local_models import choose
@@ -19,6 +23,7 @@ from local_models.prune import prune
 from tests.support.gguf_files import METADATA, gguf_file
 from tests.support.models import chat_model
 from tests.support.serving import CLI
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -29,8 +34,12 @@ def two_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def gateway(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environ = os.environ | {"GATEWAY_MODELS_DIR": str(folder), "GATEWAY_DATA_DIR": str(folder), "COLUMNS": "200"}
-    return subprocess.run((*CLI, "models", *words), env=environ, cwd=folder, capture_output=True, text=True)
+    command = (*CLI, "models", *words)
+    return subprocess.run(command, env=environment(folder), cwd=folder, capture_output=True, text=True)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return os.environ | {"GATEWAY_MODELS_DIR": str(folder), "GATEWAY_DATA_DIR": str(folder), "COLUMNS": "200"}
 
 
 def test_a_type_is_written_and_what_it_costs_is_said(two_layers: Path, tmp_path: Path) -> None:
@@ -57,6 +66,23 @@ def test_leaving_layers_out_costs_more_than_another_type_does(two_layers: Path, 
     assert "two-without-1-Q8_0.gguf" in done.stdout
     divergence = float(next(line for line in done.stdout.splitlines() if line.startswith("Q8_0")).split()[6])
     assert divergence > 0.1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_leaves_neither_files_nor_processes(
+    number: signal.Signals, two_layers: Path, tmp_path: Path
+) -> None:
+    command = (*CLI, "models", "quantize", str(two_layers), "--best")
+    # A shell that runs the tests in its background has SIGINT ignored, and children inherit that.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, env=environment(tmp_path), stdout=subprocess.DEVNULL, preexec_fn=heard) as run:
+        asyncio.run(until(lambda: list(tmp_path.glob(".quantize-*/.*.tmp")), within_s=60))
+        children = psutil.Process(run.pid).children(recursive=True)
+        run.send_signal(number)
+        assert run.wait(30) != 0
+    assert children
+    assert not psutil.wait_procs(children, 10)[1]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
