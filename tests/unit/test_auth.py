@@ -11,8 +11,18 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from gateway import auth
-from gateway.auth import ADMIN, ANONYMOUS, KeyRecord, KeyRing, KeyStore, Peer, authenticate, bearer, hash_key, is_admin
+from gateway.auth import (
+    ADMIN,
+    ANONYMOUS,
+    KeyRecord,
+    KeyRing,
+    KeyStore,
+    Peer,
+    authenticate,
+    bearer,
+    hash_key,
+    is_admin,
+)
 from gateway.config import AuthConfig
 from gateway.errors import InvalidRequest, NotFound, Overloaded, Unauthenticated
 from gateway.redis_io import Keys, RedisLink
@@ -37,7 +47,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = time.time()
-        monkeypatch.setattr("gateway.auth.time.time", lambda: self.now)
+        monkeypatch.setattr("gateway.auth.ring.time.time", lambda: self.now)
 
 
 @pytest.fixture
@@ -183,7 +193,7 @@ async def test_a_known_key_needs_no_redis(store: KeyStore, ring: KeyRing, link: 
 
 
 async def test_copies_are_bounded(store: KeyStore, ring: KeyRing, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth, "_COPIES_MAX", 3)
+    monkeypatch.setattr("gateway.auth.ring._COPIES_MAX", 3)
     made = [await store.create(str(n)) for n in range(5)]
     for one in made:
         await ring.principal(one["key"])
@@ -310,7 +320,7 @@ def test_the_admin_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPa
         compared.append((one, other))
         return compare(one, other)
 
-    monkeypatch.setattr("gateway.auth.hmac.compare_digest", watched)
+    monkeypatch.setattr("gateway.auth.caller.hmac.compare_digest", watched)
     config = AuthConfig(admin_key="schlüssel")
     assert is_admin(config, "schlüssel")
     assert not is_admin(config, "schlüssek")
