@@ -27,10 +27,12 @@ PROBED_WITH = "all-MiniLM-L6-v2"
 
 Vectors: TypeAlias = NDArray[np.float32]
 
-WIDTH = 0.08
+WIDTH = 0.05
 """Of the kernel: a question whose cosine is this much smaller counts 1/e."""
-LIKE = 0.55
-"""Cosine at which a question is like the prompt; evidence fades below."""
+UNLIKE, LIKE = 0.45, 0.65
+"""Cosine of the nearest question: from the second on its evidence counts whole, below the first not at all."""
+SAME_SKILL = 0.6
+"""What a question of the same skill counts at least, however far it is."""
 PRIOR_RIGHT, PRIOR_WRONG = 0.5, 0.5
 SIGMAS = 1.0
 
@@ -96,9 +98,9 @@ class Competence:
         like = np.exp((cosine - nearest) / WIDTH)
         mass = np.bincount(self._of, like)
         skill = int(mass.argmax())
-        own = (self._of == skill) * np.maximum(like, 0.3) + (self._of != skill) * like
-        sure = float(mass[skill] / mass.sum()) * min(1.0, max(0.0, (nearest - LIKE) / (1 - LIKE)) + 0.0)
-        count = float(own.sum()) * sure
-        right = (PRIOR_RIGHT + sure * float(own @ self._right)) / (PRIOR_RIGHT + PRIOR_WRONG + count)
+        sure = float(mass[skill] / mass.sum()) * min(1.0, max(0.0, (nearest - UNLIKE) / (LIKE - UNLIKE)))
+        weight = sure * np.where(self._of == skill, np.maximum(like, SAME_SKILL), like)
+        count = float(weight.sum())
+        right = (PRIOR_RIGHT + float(weight @ self._right)) / (PRIOR_RIGHT + PRIOR_WRONG + count)
         spread = math.sqrt(right * (1 - right) / (count + PRIOR_RIGHT + PRIOR_WRONG + 1))
         return Likely(right=right, at_least=max(0.0, right - SIGMAS * spread), skill=self._skills[skill])

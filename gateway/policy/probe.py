@@ -20,7 +20,7 @@ import yaml
 from gateway.types import Frozen
 
 FILE = Path(__file__).with_name("probe_questions.yaml")
-ANSWER_TOKENS = 40
+ANSWER_TOKENS = 24
 """How long an answer may be; a right one stands at its beginning."""
 _SEED = 20_261
 _EACH = 12

@@ -17,7 +17,7 @@ HARDER = [
     (
         "Tom has 3 apples and buys 2 more. How many apples does he have?",
         "Tom earns $14 an hour for 6 hours on each of 5 days, pays 20% tax, spends half of the rest on rent and a "
-        "third of what is then left on food. How much does he save in 4 weeks if every second week he also gives $25 away?",
+        "third of what is then left on food. How much does he save in 4 weeks if every second week he gives $25 away?",
     ),
     ("Write a friendly blog post about a trip to Iceland.", "Find the derivative of x^2 sin(3x) and all its zeros."),
 ]

@@ -13,6 +13,7 @@ from gateway.policy.probe import questions
 from gateway.policy.profile import SUFFIX, Profile, find, fingerprint, graded, set_id, write
 from gateway.policy.profiled import BAND, ProfiledScorer
 from gateway.policy.scorer import RuleScorer
+from tests.support.hard_prompts import HARD_AND_SHORT
 from tests.unit.policy.support import features
 
 ASKED = Asked.shipped()
@@ -112,3 +113,11 @@ def test_the_dial_moves_a_learned_score(tmp_path: Path) -> None:
         return scorer.score(easy, vector).difficulty
 
     assert at(0) <= at(5) < at(8) < at(10)
+
+
+def test_hard_and_short_is_kept_from_the_local_model() -> None:
+    """Even where its profile is not known yet."""
+    away = [prompt for prompt in HARD_AND_SHORT if RuleScorer().score(features(prompt)).difficulty >= 0.35]
+
+    assert all(len(prompt.split()) <= 30 for prompt in HARD_AND_SHORT)
+    assert len(away) >= 0.9 * len(HARD_AND_SHORT)
