@@ -25,11 +25,12 @@ SUPPORT = {
     "privacy",
     "tokens",
     "prompt_bound",
+    "recency",
     "telemetry",
 }
 STAGES = {"auth", "budget", "cache", "policy", "backends", "ledger"}
-PASSED_ALONG = {"visit", "books", "storing", "reply"}
-PIPELINE = {"pipeline", "story", "tracing"}
+PASSED_ALONG = {"visit", "books", "storing", "reply", "cascade"}
+PIPELINE = {"pipeline", "story", "tracing", "routing", "shadows"}
 RUNTIME = {"runtime", "reload"}
 HOUSE = {"economics", "reconcile", "alerts", "erase", "export"}
 SURFACE = {"http", "dashboard"}
