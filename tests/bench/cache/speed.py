@@ -15,18 +15,21 @@ import msgspec
 import numpy as np
 
 from gateway.backends.embedder import HttpEmbedder
-from gateway.cache import codes
+from gateway.cache import codes, exact
 from gateway.cache.codes import Vector
 from gateway.cache.index import PartitionIndex
 from gateway.cache.keys import CacheContext
 from gateway.cache.partitions import Partitions
+from gateway.cache.prefilter import MARK_BYTES, Marker
 from gateway.cache.semantic import SemanticCache
 from gateway.cache.snapshot import Snapshots
 from gateway.redis_io import Keys, RedisLink, client
+from gateway.types import CacheEntry, Usage
 from tests.support.models import EMBED, embed_model, process, wait_ready
 from tests.support.redis_server import RedisServer
 
 PARTITION = "bench"
+_MARK = Marker().of("")  # nothing is ruled out: every question asked is embedded
 _ASKED, _RECALLED, _NEIGHBOURS = 200, 200, 8
 
 
@@ -100,7 +103,7 @@ class Speed:
 
     async def _grow(self, partitions: Partitions, start: int, stop: int) -> None:
         for number in range(start, stop):
-            partitions.add(PARTITION, self._ids[number], codes.encode(self._vectors[number]))
+            partitions.add(PARTITION, self._ids[number], codes.encode(self._vectors[number]) + _MARK)
             if number % 1000 == 999:
                 await asyncio.sleep(0)
         for _ in range(3):  # merging what came, and what was left over
@@ -113,6 +116,7 @@ class Speed:
         embed: list[float] = []
         whole: list[float] = []
         search: list[float] = []
+        await self._answers(cache, index)
         for text in self._asked[:20]:
             await cache.embedder.embed([text])
         for text, vector in zip(self._asked[:_ASKED], self._asked_vectors, strict=False):
@@ -130,6 +134,14 @@ class Speed:
             building_s=seconds,
         )
 
+    async def _answers(self, cache: SemanticCache, index: PartitionIndex) -> None:
+        """Store an answer for each entry that will be found, as it is looked at when it is judged."""
+        near = {entry for vector in self._asked_vectors for entry, _ in index.nearest(vector, _NEIGHBOURS)}
+        for entry in near:
+            prompt = self._asked[int(entry, 16) % len(self._asked)]
+            stored = CacheEntry(id=entry, body=b"{}", model="big", usage=Usage(), created_ms=1, prompt=prompt)
+            await cache._link.call("SET", cache._keys.exact(entry), exact.encode(stored))
+
     def _recall(self, index: PartitionIndex, size: int, count: int = 5) -> float:
         """Of the five nearest by exact search: how many are found. Asked: half of them new, half near an entry."""
         near = self._vectors[np.random.default_rng(size).integers(0, size, _RECALLED // 2)]
@@ -146,7 +158,8 @@ class Speed:
         keys, connection = Keys(), client(server.url)
         before = int((await connection.info("memory"))["used_memory"])
         for start in range(0, size, 1_000):
-            rows = {self._ids[n]: codes.encode(self._vectors[n]) for n in range(start, min(size, start + 1_000))}
+            some = range(start, min(size, start + 1_000))
+            rows = {self._ids[n]: codes.encode(self._vectors[n]) + _MARK for n in some}
             await connection.hset(keys.vectors(PARTITION), mapping=rows)  # type: ignore[arg-type]
         used = int((await connection.info("memory"))["used_memory"]) - before
         snapshots = Snapshots(self._folder, every_s=0.0)
@@ -167,7 +180,7 @@ class Speed:
 def footprint(index: PartitionIndex) -> float:
     """Bytes an entry in this worker, by its parts."""
     graph, rows = index.graph, len(index)
-    fixed = 32 + 49 + 8 + 104 + 28  # the id, its place in a list and a dictionary
+    fixed = 32 + 49 + 2 * (8 + 104 + 28) + MARK_BYTES  # the id, its places in two lists and two dictionaries
     linked = 0.0
     if graph is not None:
         hnsw = graph.index.hnsw

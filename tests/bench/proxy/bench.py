@@ -45,7 +45,7 @@ class Bench:
         return Result(measured, self._facts, self._checks, self._skipped)
 
     def _start(self, stack: ExitStack) -> Gateway | None:
-        upstream = stack.enter_context(_upstream(self._folder))
+        upstream = stack.enter_context(started_upstream(self._folder))
         self._contenders.append(Contender(name="direct", url=upstream, model="bench", headers={}))
         ours = self._enter(stack, OURS, gateway(upstream, self._folder))
         self._checks.append(Check("gateway: takes part", ours is not None, self._skipped.pop(OURS, "yes")))
@@ -92,7 +92,8 @@ class Bench:
 
 
 @contextmanager
-def _upstream(folder: Path) -> Iterator[str]:
+def started_upstream(folder: Path) -> Iterator[str]:
+    """The scripted upstream that every contender has; its address."""
     port = free_port()
     command = [sys.executable, "-m", "tests.support.upstream", "--port", str(port)]
     url = f"http://127.0.0.1:{port}/v1"
