@@ -13,6 +13,9 @@ from gateway.types import NANO, ChatRequest, Decision, LedgerEntry, Principal, R
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from gateway.pipeline import View
     from gateway.policy.engine import CompiledPolicy
     from gateway.policy.replay import Told
@@ -55,9 +58,17 @@ def of_entry(entry: LedgerEntry, prices: PriceBook, models: Iterable[str]) -> di
 
 
 def explain(
-    view: View, prompt: str, *, policy: str = "", tags: tuple[str, ...] = (), quality: int | None = None
+    view: View,
+    prompt: str,
+    *,
+    policy: str = "",
+    tags: tuple[str, ...] = (),
+    quality: int | None = None,
+    embed: Callable[[str], NDArray[np.float32]] | None = None,
 ) -> dict[str, Any]:
     """What would happen to ``prompt`` now; nothing is called and nothing is charged.
+
+    ``embed`` is asked where the score hangs on it, as in service; without it the rules score.
 
     Raises:
         GatewayError: it would be refused.
@@ -70,7 +81,8 @@ def explain(
         raise NotFound(f"no policy named '{policy}'", code="model_not_found")
     features = extract(request, _IMAGINED, default_max_tokens=compiled.policy.default_max_tokens)
     gate = compiled.gate(features)
-    score = view.scorer.score(features)
+    wanted = embed is not None and view.scorer.wants_embedding(features)
+    score = view.scorer.score(features, embed(prompt) if embed is not None and wanted else None)
     decision = compiled.decide(features, score, unavailable=view.fleet.unavailable, local_only=gate.local_only)
 
     def worst(name: str) -> int:

@@ -11,7 +11,10 @@ from gateway.cli.options import AsJson, Config, print_json, print_table, setting
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.config import Settings
+    from gateway.policy.competence import Vectors
     from gateway.policy.loader import PolicySet
 
 
@@ -90,11 +93,18 @@ def explain(
     from gateway.story import explain as tell
 
     view = build_view(settings(config), Metrics())
-    story = tell(view, prompt, policy=policy, tags=tuple(tag or ()), quality=quality)
+    story = tell(view, prompt, policy=policy, tags=tuple(tag or ()), quality=quality, embed=_embedding(config))
     if as_json:
         print_json(story)
     else:
         _print_story(story)
+
+
+def _embedding(config: Path | None) -> Callable[[str], Vectors]:
+    """One prompt's, by the local embedder, which is loaded when it is asked."""
+    from gateway.cli.router import embedder
+
+    return lambda prompt: embedder(config)([prompt])[0]
 
 
 def _print_story(story: dict[str, Any]) -> None:

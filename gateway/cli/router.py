@@ -40,7 +40,7 @@ def score(
 
     mixture = Mixture.shipped()
     competence = None if profile == GENERIC else _competence(profile, config)
-    embed = None if competence is None else _embedder(config)
+    embed = None if competence is None else embedder(config)
     for prompt in _prompts():
         found = mixture.estimate(prompt)
         quality, difficulty = {"small": found.small, "large": found.large}, found.lost
@@ -52,7 +52,8 @@ def score(
         sys.stdout.buffer.flush()
 
 
-def _embedder(config: Path | None) -> Callable[[list[str]], Vectors]:
+def embedder(config: Path | None) -> Callable[[list[str]], Vectors]:
+    """The configured embedding model, in this process: texts to vectors, one a row."""
     from local_models import fetch
     from local_models.embed.model import load
 
@@ -146,12 +147,12 @@ def train(
     from local_models import fetch
 
     chosen = settings(config)
-    embedder = chosen.config.embedder.model
-    with mending(embedder):
-        folder = fetch.ensure(embedder, chosen.models_dir)
+    name = chosen.config.embedder.model
+    with mending(name):
+        folder = fetch.ensure(name, chosen.models_dir)
         arrays = training.train(data, folder)
     np.savez_compressed(learned.FILE, **arrays)  # type: ignore[arg-type]
-    vectors = _embedder(config)([question.prompt for question in questions()])
+    vectors = embedder(config)([question.prompt for question in questions()])
     competence.Asked.made(questions(), vectors).save(competence.FILE)
     for file in (*sorted(data.glob("*.jsonl.gz")), learned.FILE, competence.FILE):
         typer.echo(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}")

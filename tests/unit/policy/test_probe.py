@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.policy.probe import SUMS, Question, arithmetic, questions, right
+from gateway.policy.probe import SUMS, Check, Question, arithmetic, questions, right
 from tests.support.easy_prompts import easy_prompts
 
 
-def asked(check: str, *answers: str, labels: tuple[str, ...] = (), case: bool = False) -> Question:
-    return Question(
-        prompt="?",
-        answers=answers,
-        skill="s",
-        domain="d",
-        check=check,
-        labels=labels,
-        case=case,  # type: ignore[arg-type]
-    )
+def asked(check: Check, *answers: str, labels: tuple[str, ...] = (), case: bool = False) -> Question:
+    return Question(prompt="?", answers=answers, skill="s", domain="d", check=check, labels=labels, case=case)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
-from gateway.policy.competence import Asked, Competence
+from gateway.policy.competence import Asked, Competence, Vectors
 from gateway.policy.probe import questions
 from gateway.policy.profile import SUFFIX, Profile, find, fingerprint, graded, set_id, write
 from gateway.policy.profiled import BAND, ProfiledScorer
@@ -20,9 +21,10 @@ ASKED = Asked.shipped()
 CAPITALS = [at for at, skill in enumerate(ASKED.of) if ASKED.skills[skill] == "capitals"]
 
 
-def profile(*, right: set[str] = frozenset(), digest: str = "", file: str = "m-Q4_0.gguf") -> Profile:  # type: ignore[assignment]
-    outcomes = "".join("01"[ASKED.skills[skill] in right] for skill in ASKED.of)
-    return Profile(file=file, digest=digest, questions=ASKED.id, right=outcomes)
+def profile(right: Iterable[str] = ()) -> Profile:
+    known = frozenset(right)
+    outcomes = "".join("01"[ASKED.skills[skill] in known] for skill in ASKED.of)
+    return Profile(file="m-Q4_0.gguf", digest="", questions=ASKED.id, right=outcomes)
 
 
 def test_what_ships_belongs_together() -> None:
@@ -77,7 +79,7 @@ def test_a_model_is_trusted_with_what_it_was_found_to_know() -> None:
 
 def test_without_evidence_there_is_no_trust() -> None:
     everything = Competence(profile(right=set(ASKED.skills)), ASKED)
-    unlike = np.random.default_rng(0).normal(size=ASKED.vectors.shape[1]).astype(np.float32)
+    unlike = np.random.default_rng(0).normal(size=(1, ASKED.vectors.shape[1])).astype(np.float32)[0]
 
     assert everything.likely(unlike / np.linalg.norm(unlike)).at_least < 0.3
 
@@ -97,7 +99,7 @@ def test_the_scorer_needs_both_the_rules_and_the_evidence() -> None:
 
 
 @pytest.mark.parametrize("vector", [None, np.ones(3, np.float32)])
-def test_without_a_vector_that_compares_the_rules_decide(vector: np.ndarray | None) -> None:  # type: ignore[type-arg]
+def test_without_a_vector_that_compares_the_rules_decide(vector: Vectors | None) -> None:
     scorer = ProfiledScorer(Competence(profile(), ASKED))
     easy = features("What is the capital of Italy?")
 
