@@ -232,7 +232,7 @@ def _question(left: Text, right: Text) -> bool:
 
 
 def _asks(text: Text) -> str:
-    for word, after in zip(text.lower, (*text.lower[1:], ""), strict=True):
+    for word, after in zip(text.lower, (*text.lower[1:], ""), strict=False):  # no words: none of them
         if word in ("what", "which", "what's", "whats"):
             return ""
         if word in _INTERROGATIVES:

@@ -1,0 +1,153 @@
+"""What fresh answers teach, between two workers and over a real Redis; vectors and answers are the test's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from redis.asyncio import Redis
+
+from gateway.cache import exact
+from gateway.cache.judges import Judges
+from gateway.cache.keys import CacheContext
+from gateway.redis_io import Keys, RedisLink
+from gateway.types import CacheEntry, Usage
+
+STORED, DOUBTFUL = "How do I reset my password?", "How do I reset passwords of many colleagues?"
+
+
+def context(question: str) -> CacheContext:
+    return CacheContext(partition="p", exact=f"x:{question}", normal=None, question=question)
+
+
+async def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+    """Answers that mean the same say "same"."""
+    return np.array([[1.0, 0.0] if "same" in text else [0.0, 1.0] for text in texts], dtype=np.float32)
+
+
+class Worker:
+    def __init__(self, link: RedisLink, redis: Redis, keys: Keys) -> None:
+        self.redis, self.keys = redis, keys
+        self.judges = Judges(link, keys)
+        self._last = b"-"
+
+    async def store(self, question: str, answer: str) -> None:
+        body = json.dumps({"choices": [{"message": {"role": "assistant", "content": answer}}]}).encode()
+        id_ = context(question).exact
+        entry = CacheEntry(id=id_, body=body, model="big", usage=Usage(), created_ms=1, prompt=question)
+        await self.redis.set(self.keys.exact(id_), exact.encode(entry) or b"")
+
+    async def ask(self, question: str, similarity: float = 0.95, near: str = STORED) -> str | None:
+        judged = await self.judges.judge(context(question), [(context(near).exact, similarity)], "question", 0.01)
+        return None if judged.hit is None else judged.hit.entry.id
+
+    async def learn(self, question: str, answer: str) -> None:
+        await self.store(question, answer)
+        await self.judges.learn(context(question), embed)
+
+    async def follow(self) -> None:
+        events: Any = await self.redis.xrange(self.keys.events, min=self._last)
+        for message_id, fields in events:
+            self.judges.apply(fields)
+            self._last = b"(" + message_id
+
+    async def outcomes(self) -> int:
+        return int(await self.redis.llen(self.keys.outcomes("p")))  # type: ignore[misc]
+
+
+@pytest.fixture
+def one(link: RedisLink, redis: Redis, keys: Keys) -> Worker:
+    return Worker(link, redis, keys)
+
+
+@pytest.fixture
+def two(link: RedisLink, redis: Redis, keys: Keys) -> Worker:
+    return Worker(link, redis, keys)
+
+
+async def test_a_sure_hit_is_served_and_says_how_sure_it_is(one: Worker) -> None:
+    await one.store(STORED, "Click.")
+    judged = await one.judges.judge(
+        context("How can I reset my password?"), [(context(STORED).exact, 0.99)], "question", 0.01
+    )
+    assert judged.hit is not None
+    assert judged.hit.tier == "semantic"
+    assert 0.97 < judged.hit.p_same < 1
+
+
+async def test_a_doubtful_one_is_asked_afresh_and_its_answer_told_to_all_workers(one: Worker, two: Worker) -> None:
+    await one.store(STORED, "Click there.")
+    for worker in (one, two):
+        assert await worker.ask(DOUBTFUL) is None
+    await one.learn(DOUBTFUL, "Click there.")
+    await two.follow()
+    assert await one.outcomes() == 1
+    for worker in (one, two):
+        assert len(worker.judges._held["p"].posterior.observations) == 1
+    later = Worker(one.judges._link, one.redis, one.keys)
+    await later.ask(DOUBTFUL)
+    assert len(later.judges._held["p"].posterior.observations) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "same"), [("click  there", False), ("Click 2 there", False), ("the same again", True), ("other", False)]
+)
+async def test_answers_that_say_the_same_in_other_words_agree(one: Worker, answer: str, same: bool) -> None:
+    await one.store(STORED, "the same, in words")
+    await one.ask(DOUBTFUL)
+    await one.learn(DOUBTFUL, answer)
+    (observation,) = one.judges._held["p"].posterior.observations.values()
+    assert observation.same is same
+
+
+async def test_many_wrong_ones_end_the_hits_of_every_worker(one: Worker, two: Worker) -> None:
+    await one.store(STORED, "Click there.")
+    sure = "How can I reset my password?"
+    assert await two.ask(sure, 0.99) is not None
+    for number in range(60):
+        question = f"{DOUBTFUL}{'?' * number}"
+        await one.ask(question, 0.955)
+        await one.learn(question, "Something else.")
+    await two.follow()
+    assert await two.ask(sure, 0.99) is None
+
+
+async def test_an_entry_that_has_gone_is_told(one: Worker) -> None:
+    judged = await one.judges.judge(context(DOUBTFUL), [("gone", 0.99)], "question", 0.01)
+    assert (judged.hit, judged.gone) == (None, ("gone",))
+    await one.store(STORED, "Click.")
+    assert await one.ask("How can I reset my password?", 0.99) is not None
+    await one.redis.delete(one.keys.exact(context(STORED).exact))
+    judged = await one.judges.judge(
+        context("How can I reset my password?"), [(context(STORED).exact, 0.99)], "question", 0.01
+    )
+    assert judged.hit is None
+
+
+async def test_nothing_is_served_or_learnt_without_redis(redis: Redis, keys: Keys) -> None:
+    away = Worker(RedisLink("unix:///nobody"), redis, keys)
+    assert await away.ask(DOUBTFUL) is None
+    await away.judges.learn(context(DOUBTFUL), embed)
+
+
+async def test_what_another_version_wrote_is_passed_over(one: Worker) -> None:
+    await one.redis.rpush(one.keys.outcomes("p"), b"\xffodd")  # type: ignore[misc]
+    one.judges.apply({b"outcome": b"odd", b"partition": b"p"})
+    await one.store(STORED, "Click.")
+    assert await one.ask("How can I reset my password?", 0.99) is not None
+
+
+async def test_a_purge_forgets_what_was_read(one: Worker) -> None:
+    await one.store(STORED, "Click.")
+    await one.ask(DOUBTFUL)
+    one.judges.apply({b"drop": context(STORED).exact.encode(), b"partition": b"p"})
+    assert not one.judges._known
+    await one.ask(DOUBTFUL)
+    one.judges.apply({b"purge": b""})
+    assert not one.judges._known
+    await one.learn(DOUBTFUL, "Click.")
+    assert await one.outcomes() == 0
