@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from gateway.cache import exact
+from gateway.cache.audit import Audit
 from gateway.cache.purge import day
 from gateway.redis_io import Keys
 from gateway.types import Frozen
@@ -58,6 +62,18 @@ class CacheStats(Frozen, frozen=True, kw_only=True):
         return self.psi is not None and self.psi > PSI_ALARM
 
 
+class Checked(Frozen, frozen=True, kw_only=True):
+    """Would-be semantic hits that were answered afresh to see whether they were right, over all partitions.
+
+    ``low`` and ``high``: Wilson's 95 % interval of the wrong share; 0 and 1 where nothing was checked.
+    """
+
+    checked: int
+    wrong: int
+    low: float
+    high: float
+
+
 def bucket(similarity: float) -> int:
     """Which of the ``BUCKETS`` a similarity falls in."""
     return min(BUCKETS - 1, max(0, int((similarity - _LOWEST) / (1 - _LOWEST) * BUCKETS)))
@@ -95,6 +111,23 @@ async def stats(redis: Redis, now_ms: int, keys: Keys | None = None, *, most: in
         rejected=sum(counts.get(f"{each}:rejected", 0) for each in range(today - _WEEK + 1, today + 1)),
         top=await _top(redis, keys, most),
     )
+
+
+async def checked(redis: Redis, keys: Keys | None = None) -> Checked:
+    """What the audits have seen lately: each partition keeps its newest outcomes. Raises redis.RedisError."""
+    from gateway.cache.posterior import Observation  # brings numpy, which the background process can do without
+
+    keys = keys or Keys()
+    audit = Audit(1.0)
+    async for name in redis.scan_iter(match=f"{keys.outcomes('')}*", count=1000):
+        log: Any = await redis.lrange(name, 0, -1)
+        for value in log:
+            with suppress(msgspec.DecodeError):  # another version's
+                outcome = msgspec.msgpack.decode(value, type=Observation)
+                audit.checked += outcome.audited
+                audit.wrong += outcome.audited and not outcome.same
+    low, high = audit.interval()
+    return Checked(checked=audit.checked, wrong=audit.wrong, low=low, high=high)
 
 
 def _week(counts: Mapping[str, int], last: int) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.cache.purge import Purged
-    from gateway.cache.stats import CacheStats
+    from gateway.cache.stats import CacheStats, Checked
     from gateway.ledger.answers import Measures
 
 app = typer.Typer(no_args_is_help=True)
@@ -41,12 +41,13 @@ def stats(config: Config = None, as_json: AsJson = False) -> None:
 
     now_ms = int(time.time() * 1000)
     held = with_redis(config, lambda redis: cache_stats.stats(redis, now_ms))
+    audited = with_redis(config, cache_stats.checked)
     tiers = asyncio.run(_tiers(config, now_ms))
     if as_json:
-        shown = msgspec.to_builtins(held) | {"drifts": held.drifts}
+        shown = msgspec.to_builtins(held) | {"drifts": held.drifts, "audit": msgspec.to_builtins(audited)}
         print_json(shown | {"tiers": [_tier(name, each, tiers) for name, each in tiers.items()]})
         return
-    _print(held, tiers)
+    _print(held, audited, tiers)
 
 
 async def _tiers(config: Path | None, now_ms: int) -> dict[str, Measures]:
@@ -72,11 +73,14 @@ def _tier(name: str, measures: Measures, tiers: dict[str, Measures]) -> dict[str
     return {"tier": name, "requests": measures.requests, "share": share, "saved_nano": measures.saved_nano}
 
 
-def _print(held: CacheStats, tiers: dict[str, Measures]) -> None:
+def _print(held: CacheStats, audited: Checked, tiers: dict[str, Measures]) -> None:
     from gateway.cache.stats import bounds
     from gateway.ledger.reports import usd
 
     typer.echo(f"{held.entries:,} entries, {held.bytes / 1e6:,.1f} MB; {held.rejected:,} said to be wrong this week")
+    if audited.checked:
+        share, low, high = (f"{each:.2%}" for each in (audited.wrong / audited.checked, audited.low, audited.high))
+        typer.echo(f"{share} of {audited.checked:,} semantic hits that were checked were wrong (95 %: {low} to {high})")
     if tiers:
         rows = [_tier(name, each, tiers) for name, each in tiers.items()]
         shown = [(r["tier"], f"{r['requests']:,}", f"{r['share']:.1%}", usd(r["saved_nano"])) for r in rows]

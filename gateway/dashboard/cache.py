@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.cache.stats import CacheStats, Top, bounds
+from gateway.cache.stats import CacheStats, Checked, Top, bounds
 from gateway.dashboard.page import Ask, Page
 from gateway.dashboard.tables import Column, Table
 
@@ -55,7 +55,8 @@ async def cache(ask: Ask) -> Page:
         for group in found.groups
     ]
     told = ask.facts["cache"]
-    held = None if told is None else msgspec.convert(told, CacheStats)
+    held = None if told is None else msgspec.convert(told["held"], CacheStats)
+    audited = None if told is None else msgspec.convert(told["audit"], Checked)
     rows = _similarities(held) if held else []
     top = [{"prompt": one.prompt or "(compared whole only)", **_row(one)} for one in held.top] if held else []
     tables = (
@@ -64,7 +65,7 @@ async def cache(ask: Ask) -> Page:
         Table("top", "Answers that save most", _TOP_COLUMNS, top, empty="No stored answer has been used yet."),
     )
     figures = {} if held is None else {"entries": held.entries, "bytes": held.bytes, "psi": held.psi}
-    return Page("cache", "Cache", {"held": held}, tables, figures=figures)
+    return Page("cache", "Cache", {"held": held, "audited": audited}, tables, figures=figures)
 
 
 def _similarities(held: CacheStats) -> list[dict[str, Any]]:

@@ -7,14 +7,14 @@ import importlib
 import sys
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from redis.exceptions import RedisError
 
 from gateway import story
 from gateway.auth import KeyStore
-from gateway.cache.stats import stats
+from gateway.cache.stats import checked, stats
 from gateway.dashboard import budgets
 from gateway.dashboard.session import LINK_DAYS
 from gateway.http.meta import model_row
@@ -55,7 +55,8 @@ class Facts:
         with suppress(RedisError, OSError):
             async with asyncio.timeout(_REDIS_S):
                 found = await stats(self._runtime.redis, int(time.time() * 1000), self._runtime.keys)
-            return cast(dict[str, Any], msgspec.to_builtins(found))
+                audited = await checked(self._runtime.redis, self._runtime.keys)
+            return {"held": msgspec.to_builtins(found), "audit": msgspec.to_builtins(audited)}
         return None
 
     def _models(self) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gateway.cache.purge import Which, purge, reject
-from gateway.cache.stats import stats
+from gateway.cache.stats import checked, stats
 from gateway.errors import InvalidRequest, NotFound
 from gateway.http.admin import keeping, read_json
 from gateway.http.peer import principal_of, require_role
@@ -45,9 +45,11 @@ class CacheDesk:
     async def shown(self, request: Request) -> Response:
         """What the cache holds; ``index``: the vectors that the worker which was asked compares with."""
         await require_role(self._runtime, request.scope)
-        found = await keeping(stats(self._runtime.redis, int(time.time() * 1000), self._runtime.keys))
-        shown = msgspec.to_builtins(found) | {"drifts": found.drifts, "index": self._runtime.semantic.size}
-        return JSONResponse(shown)
+        redis, keys = self._runtime.redis, self._runtime.keys
+        found = await keeping(stats(redis, int(time.time() * 1000), keys))
+        audited = msgspec.to_builtins(await keeping(checked(redis, keys)))
+        more = {"drifts": found.drifts, "audit": audited, "index": self._runtime.semantic.size}
+        return JSONResponse(msgspec.to_builtins(found) | more)
 
     async def purge(self, request: Request) -> Response:
         """Those that are all of ``key``, ``tag``, ``entry``, ``older_than_s``; or ``all``. ``dry_run`` only counts."""

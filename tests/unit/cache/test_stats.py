@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from gateway.cache.stats import BUCKETS, KEPT_DAYS, PSI_ALARM, bounds, bucket, forget_days, psi
+from gateway.cache.posterior import Observation
+from gateway.cache.stats import BUCKETS, KEPT_DAYS, PSI_ALARM, Checked, bounds, bucket, checked, forget_days, psi
 from gateway.redis_io import Keys
 
 DAY_MS = 86_400_000
@@ -41,6 +43,20 @@ def test_another_one_has() -> None:
 def test_too_few_say_nothing() -> None:
     assert psi(spread(b19=99), spread(b19=1000)) is None
     assert psi(spread(b19=1000), spread()) is None
+
+
+async def test_what_audits_have_seen_is_added_up(redis: Redis, keys: Keys) -> None:
+    assert await checked(redis, keys) == Checked(checked=0, wrong=0, low=0.0, high=1.0)
+    for number in range(200):
+        seen = Observation(f"o{number}", (1.0,), same=number % 50 != 0, audited=number % 2 == 0)
+        await redis.rpush(keys.outcomes(f"p{number % 3}"), msgspec.msgpack.encode(seen))
+    await redis.rpush(keys.outcomes("p0"), b"another version's")
+
+    found = await checked(redis, keys)
+
+    assert (found.checked, found.wrong) == (100, 4)
+    assert found.low == pytest.approx(0.0157, abs=0.001)
+    assert found.high == pytest.approx(0.0984, abs=0.001)
 
 
 async def test_old_days_are_forgotten(redis: Redis, keys: Keys) -> None:
