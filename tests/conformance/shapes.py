@@ -18,6 +18,10 @@ FOLDER = Path(__file__).with_name("fixtures")
 # The first half of a stream comes at once, the second after this, or never: whoever leaves has seen exactly the first.
 NEVER_S = 60.0
 
+EVERY = (
+    *("plain", "streamed", "usage in a chunk with choices", "split cache write", "reasoning", "cancelled half way"),
+    *("error after the first byte", "fallback after a failed try", "cache hit"),
+)
 Wire = Callable[[Any], bytes]
 encode = msgspec.json.encode
 
@@ -34,7 +38,8 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One exchange. ``apart``: what is booked beside the row's columns. ``client``: counts the client's usage object
-    has otherwise than the row, because upstream said so.
+    has otherwise than the row, because upstream said so. ``usd_per_s``: what the row's own busy time costs, where
+    nothing else can be known (``cost_usd`` is then 0).
     """
 
     case: str
@@ -42,6 +47,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     row: Row
     cost_usd: str
     saved_usd: str | None = None
+    usd_per_s: str | None = None
     apart: dict[str, Any] = {}
     client: dict[str, int] = {}
     usage: str = ""
@@ -60,12 +66,13 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How one provider replies. ``path``: what its base URL ends with."""
+    """How one provider replies. ``path``: what its base URL ends with. ``lacks``: cases it cannot have, and why."""
 
     source: str
     model: dict[str, Any]
     replies: dict[str, Any]
     cases: tuple[Case, ...]
+    lacks: dict[str, str] = {}
     wire: str = "openai"
     path: str = "/v1"
 

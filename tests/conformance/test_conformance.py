@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import AsyncIterator, Iterator
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
 
 import openai
@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.types import LedgerEntry
-from tests.conformance.shapes import Case, Shape, every, shapes
+from tests.conformance.shapes import EVERY, Case, Shape, every, shapes
 from tests.support.gateway import Gateway, gateway, hosted
 from tests.support.upstream import Plan, Upstream
 
@@ -154,6 +154,14 @@ def _half(said: str) -> bool:
     return said.endswith("is")
 
 
+@pytest.mark.parametrize("name", sorted(shapes()))
+def test_every_shape_has_every_case_or_says_why_it_cannot(name: str) -> None:
+    shape = shapes()[name]
+    there = {case.case for case in shape.cases}
+    assert set(EVERY) - there == set(shape.lacks)
+    assert all(len(reason) > 20 for reason in shape.lacks.values())
+
+
 CASES = [pytest.param(name, case, id=f"{name}: {case.case}") for name, case in every()]
 
 
@@ -178,7 +186,10 @@ async def test_exact_to_the_nano_dollar(exchange: Exchange, case: Case) -> None:
 def _agrees(row: LedgerEntry, case: Case) -> None:
     booked = {name: getattr(row, column) for name, column in COLUMNS.items()}
     assert booked == {name: getattr(case.row, name) for name in COLUMNS}
-    assert row.cost_nano == Decimal(case.cost_usd) * 10**9
+    if case.usd_per_s is not None:
+        assert row.cost_nano == (row.busy_us * Decimal(case.usd_per_s) * 1000).to_integral_value(ROUND_HALF_EVEN) > 0
+    else:
+        assert row.cost_nano == Decimal(case.cost_usd) * 10**9
     assert row.usage_source == case.source
     assert row.detail.get("usage", {}) == case.apart
     assert (row.unpriced, row.incomplete) == (False, case.incomplete)
