@@ -23,7 +23,8 @@ from tests.support.upstream.openai_wire import embed
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 DEFAULT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "policies" / "default.yaml").read_text())
-PLAIN: Any = {"name": "plain", "rules": [{"name": "all", "use": ["gpt-4o-mini"]}]}
+NO_CACHE = {"exact": False, "semantic": False}  # which would embed what it remembers, later
+PLAIN: Any = {"name": "plain", "cache": NO_CACHE, "rules": [{"name": "all", "use": ["gpt-4o-mini"]}]}
 KNOWN = [f"What is the capital of {country}?" for country in ("Italy", "Kenya", "Norway", "Egypt", "Peru", "Cuba")]
 UNKNOWN = [f"How many legs does a {animal} have?" for animal in ("dog", "spider", "bird", "cat", "goat", "fly")]
 HARD = "Prove step by step that there are infinitely many primes, then design an algorithm and analyze it."
@@ -68,7 +69,7 @@ async def served(
         hosted("gpt-4o-mini", upstream_server.base_url),
         hosted("claude", upstream_server.base_url),
     ]
-    policies = [{**DEFAULT, "cache": {"exact": False, "semantic": False}}, PLAIN]
+    policies = [{**DEFAULT, "cache": NO_CACHE}, PLAIN]
     section = {"url": embedder_server.base_url}
     async with gateway(tmp_path_factory.mktemp("gate"), models, policies, embedder=section) as running:
         running.runtime.view = msgspec.structs.replace(running.runtime.view, scorer=scorer())
