@@ -285,12 +285,15 @@ class CacheEntry(Frozen, frozen=True, kw_only=True):
 
 
 class CacheHit(Frozen, frozen=True, kw_only=True):
-    """An answer found in the cache and how it was found. ``p_same``: how likely it answers the question asked."""
+    """An answer found in the cache and how it was found. ``p_same``: how likely it answers the question asked, by
+    ``evidence``.
+    """
 
     entry: CacheEntry
     tier: CacheTier
     similarity: float = 1.0
     p_same: float = 1.0
+    evidence: tuple[float, ...] = ()
 
 
 class LedgerEntry(Frozen, frozen=True, kw_only=True, omit_defaults=True):

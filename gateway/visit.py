@@ -411,4 +411,5 @@ def _detail(visit: Visit, usage: Usage) -> dict[str, Any]:
         **({"confidence": visit.confidence} if visit.confidence is not None else {}),
         **({"budget_left": budget_left(visit.admission)} if visit.policy.reads_budget else {}),
         "attempts": visit.attempts,
+        **({"evidence": visit.hit.evidence} if visit.hit is not None and visit.hit.evidence else {}),
     }

@@ -24,6 +24,8 @@ from gateway.redis_io import Keys, RedisLink, Script
 from gateway.types import CacheEntry, CacheHit
 
 if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
     from gateway.cache.codes import Vector
     from gateway.cache.keys import CacheContext
 
@@ -93,7 +95,13 @@ class Judges:
         if entry is None:
             self._known.pop(verdict.entry, None)
             return Judged(gone=(*gone, verdict.entry))
-        hit = CacheHit(entry=entry, tier="semantic", similarity=min(1.0, similarity), p_same=verdict.p_same)
+        hit = CacheHit(
+            entry=entry,
+            tier="semantic",
+            similarity=min(1.0, similarity),
+            p_same=verdict.p_same,
+            evidence=verdict.evidence,
+        )
         return Judged(hit, gone)
 
     async def _judge(self, partition: str, mode: Mode, max_wrong_rate: float) -> Judge:
@@ -161,6 +169,13 @@ class Judges:
         judge = self._held.get(partition)
         if judge is not None:
             judge.learn(observation)
+
+
+async def teach(redis: Redis, keys: Keys, partition: str, observation: Observation) -> None:
+    """Tell all workers of an outcome that somebody reported. Raises redis.RedisError."""
+    names = (keys.outcomes(partition), keys.events)
+    args = (_encoder.encode(observation), partition, OBSERVATIONS_MAX, _KEPT_S, _EVENTS_KEPT)
+    await redis.eval(_TEACH.source, len(names), *names, *args)
 
 
 async def _same(fresh: str, stored: str, embed: Embed) -> bool | None:

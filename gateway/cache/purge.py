@@ -94,26 +94,35 @@ async def _purge_all(redis: Redis, keys: Keys, *, dry_run: bool) -> Purged:
     return purged
 
 
-async def reject(redis: Redis, entry_id: str, *, request_id: str = "", keys: Keys | None = None) -> bool:
+async def reject(
+    redis: Redis, entry_id: str, *, request_id: str = "", evidence: Sequence[float] = (), keys: Keys | None = None
+) -> bool:
     """Evict an answer that somebody says was wrong, and tell those who learn from it. False: there is no such entry.
 
     The event ``reject`` on the stream of cache events carries the entry, its partition and stored question, and the
-    request that was answered with it, where one was named.
+    request that was answered with it, where one was named. ``evidence`` is what that hit was served on: the posterior
+    of the partition takes it as an outcome.
     """
     keys = keys or Keys()
     held: Any = await redis.hget(keys.sizes, entry_id)
     value: Any = await redis.get(keys.exact(entry_id))
     if held is None or not await drop(redis, [entry_id], keys):
         return False
-    entry = exact.decode(value) if value else None
+    entry, partition = exact.decode(value) if value else None, held.decode().partition(":")[2]
     event: dict[Any, Any] = {
         "reject": entry_id,
-        "partition": held.decode().partition(":")[2],
+        "partition": partition,
         "stored": entry.prompt if entry else "",
         "request": request_id,
     }
     await redis.xadd(keys.events, event, maxlen=_EVENTS_KEPT, approximate=True)
     await redis.hincrby(keys.days, f"{day(int(time.time() * 1000))}:rejected", 1)
+    if evidence:
+        from gateway.cache.judges import teach  # brings numpy, which the command line can do without
+        from gateway.cache.posterior import Observation
+
+        wrong = Observation(f"rejected:{request_id}", tuple(evidence), same=False)
+        await teach(redis, keys, partition, wrong)
     return True
 
 

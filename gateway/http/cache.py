@@ -18,6 +18,7 @@ from gateway.http.peer import principal_of, require_role
 
 if TYPE_CHECKING:
     from gateway.runtime import Runtime
+    from gateway.types import LedgerEntry
 
 _SELECTORS = ("key", "tag", "entry")
 
@@ -84,13 +85,22 @@ class CacheDesk:
         if given.wrong_cache_hit:
             if not entry.cache_entry:
                 raise InvalidRequest("that request was not answered from the cache", param="wrong_cache_hit")
-            work = reject(self._runtime.redis, entry.cache_entry, request_id=entry.request_id, keys=self._runtime.keys)
-            evicted = await keeping(work)
+            evicted = await keeping(self._reject(entry))
         score = -1.0 if given.score is None else given.score
         message: dict[Any, Any] = {"f": msgspec.json.encode({"request_id": entry.request_id, "score": score})}
         await keeping(self._runtime.redis.xadd(self._runtime.keys.ledger, message))
         shown = {"object": "gateway.feedback", "request_id": entry.request_id, "score": score, "evicted": evicted}
         return JSONResponse(shown)
+
+    async def _reject(self, row: LedgerEntry) -> bool:
+        """Evict what a request was answered with; the row holds what that was decided on."""
+        return await reject(
+            self._runtime.redis,
+            row.cache_entry,
+            request_id=row.request_id,
+            evidence=row.detail.get("evidence") or (),
+            keys=self._runtime.keys,
+        )
 
 
 def _feedback(body: dict[str, Any]) -> _Feedback:

@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 import pytest_asyncio
 
+from gateway.cache.posterior import Observation
 from gateway.http.worker import build_runtime
 from gateway.runtime import Runtime
 from tests.support.gateway import Gateway, events, gateway, hosted, said, serving
@@ -186,3 +188,9 @@ async def test_a_wrong_hit_is_gone_from_every_worker(gate: Gateway, second: tupl
 
     assert reply.json()["evicted"] is True
     await until(lambda: other.semantic.size == gate.runtime.semantic.size == size - 1)
+    redis, keys = gate.runtime.redis, gate.runtime.keys
+    [learnt] = [name async for name in redis.scan_iter(f"{keys.outcomes('')}*")]
+    log: Any = await redis.lrange(learnt, 0, -1)
+    outcomes = [msgspec.msgpack.decode(value, type=Observation) for value in log]
+    [wrong] = [outcome for outcome in outcomes if outcome.id.startswith("rejected:")]
+    assert (wrong.same, len(wrong.evidence) > 1) == (False, True)
