@@ -57,9 +57,11 @@ LEAN = tuple(
     for index, own in enumerate(((), *((name,) for name in (*COMBINED[3:], "project", "tag"))))
 )
 """Without teams: a handful of cells however many teams there are. The first counts everything."""
+MODEL_SERVED = Cut(39, ("model", "served"), owners=OWNERS[:1])
+"""What each model did itself: without what the cache gave in its name."""
 WITH_USER = Cut(23, (), daily_only=True)
 """All requests that name an end user: what those of the first few leave over is read from here, not added up."""
-CUTS = (*LEAN, ALL, *SINGLE, PROJECT, TAG, END_USER, WITHOUT_TEAM, WITHOUT_KEY, EVERY, WITH_USER)
+CUTS = (*LEAN, MODEL_SERVED, ALL, *SINGLE, PROJECT, TAG, END_USER, WITHOUT_TEAM, WITHOUT_KEY, EVERY, WITH_USER)
 """The narrowest first: the first that has all dimensions of a question answers it."""
 
 FACTS = (
@@ -97,7 +99,7 @@ _DERIVED = tuple(
     for source, targets in (
         (EVERY, (WITHOUT_KEY, SINGLE[0])),
         (WITHOUT_KEY, (WITHOUT_TEAM, ALL, *SINGLE[1:])),
-        (WITHOUT_TEAM, LEAN[:-2]),
+        (WITHOUT_TEAM, (*LEAN[:-2], MODEL_SERVED)),
         (PROJECT, LEAN[-2:-1]),
         (TAG, LEAN[-1:]),
     )

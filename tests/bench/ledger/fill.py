@@ -204,7 +204,7 @@ def _copies(connection: Connection, days: int, today: int, tell: Tell) -> None:
                 f"INSERT INTO {name} ({columns[name]}) SELECT {given_then} FROM copied_{name}"
                 f" WHERE start_ms >= {since + back} ORDER BY cut, start_ms, series"
             )
-        tell("copying", (back + span) / (days * DAY_MS))
+        tell("copying", min(1.0, (back + span) / (days * DAY_MS)))
     for number, statement in enumerate(indexes, 1):
         connection.exec_driver_sql(statement)
         tell("indexing", number / len(indexes))
