@@ -8,6 +8,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from local_models import gguf
 from local_models.chat.template import ChatTemplate
 from local_models.native import load_llama
@@ -42,6 +44,8 @@ class Model:
         self.template = ChatTemplate(template or self._template_source(path), self.bos, eos)
         self.ends = frozenset(filter(self._ends, range(self.vocabulary)))
         self._pieces: dict[int, bytes] = {}
+        # A row of logits, for whoever draws: memory that is not asked for anew with each token.
+        self.scratch = np.empty(self.vocabulary, np.float32)
         self._buffer = ctypes.create_string_buffer(512)
         self._lock = threading.Lock()
 

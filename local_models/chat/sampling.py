@@ -172,8 +172,8 @@ class Drawer:
         self._chain = self._grammar = None
 
 
-def log_normaliser(row: Logits, top: float) -> float:
-    """log of the sum of the exponentials of logits [vocabulary] whose largest is `top`."""
-    shifted = row - np.float32(top)
-    np.exp(shifted, out=shifted)
-    return top + math.log(float(shifted.sum()))
+def log_normaliser(row: Logits, top: float, scratch: Logits) -> float:
+    """log of the sum of the exponentials of logits [vocabulary] whose largest is `top`; `scratch` is overwritten."""
+    np.subtract(row, np.float32(top), out=scratch)
+    np.exp(scratch, out=scratch)
+    return top + math.log(float(scratch.sum()))

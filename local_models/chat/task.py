@@ -92,7 +92,7 @@ class Task:
         best = int(row.argmax())
         token = self._drawer.draw(row, best)
         self.drawn += 1
-        total = log_normaliser(row, float(row[best]))
+        total = log_normaliser(row, float(row[best]), self._model.scratch)
         self._tally.add(float(row[token]) - total)
         ends = token in self._model.ends
         if self.generation.logprobs is not None and not ends:
