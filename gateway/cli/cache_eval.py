@@ -36,8 +36,8 @@ def simulate(
     from gateway.cache.trial import Partition, judge
 
     rows = list(_rows(stream, _Request))
-    vectors = _embedded([row.prompt for row in rows], config)
     decider: Decider = _baseline(baseline) if baseline else judge(mode, max_wrong_rate, seed)
+    vectors = _embedded([row.prompt for row in rows], config)
     partition = Partition(decider, vectors.shape)
     with _opened(out, "wt") as file:
         for number, (row, vector) in enumerate(zip(rows, vectors, strict=True)):
@@ -56,7 +56,7 @@ def pairs(
 
     rows = list(_rows(file, _Pair))
     vectors = _embedded([text for row in rows for text in (row.a, row.b)], config)
-    similarities = (vectors[0::2] * vectors[1::2]).sum(axis=1).tolist() if rows else []
+    similarities = (vectors[0::2] * vectors[1::2]).sum(axis=1).tolist()
     for opinion in opinions([(row.a, row.b) for row in rows], similarities, max_wrong_rate):
         if as_json:
             typer.echo(msgspec.json.encode(opinion).decode())
@@ -106,6 +106,9 @@ def _baseline(named: str) -> Decider:
 def _embedded(texts: Sequence[str], config: Path | None) -> NDArray[Any]:
     """Shape (texts, dimension), by the module of the local embedding process; every text once."""
     import numpy as np
+
+    if not texts:
+        return np.empty((0, 1), dtype=np.float32)
 
     from gateway.cli.model_work import Bar, mending
     from local_models import fetch

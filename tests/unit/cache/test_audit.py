@@ -36,11 +36,11 @@ def test_all_is_checked_while_closed_until_it_is_back_within_the_budget() -> Non
     audit.observe(True)
     audit.observe(True)
     assert audit.share() == 1.0
-    for _ in range(19):
+    states = []
+    for _ in range(20):
         audit.observe(False)
-    assert audit.closed
-    audit.observe(False)
-    assert not audit.closed
+        states.append(audit.closed)
+    assert states == [True] * 19 + [False]
     assert audit.share() < 1
 
 

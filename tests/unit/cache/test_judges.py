@@ -56,7 +56,7 @@ class Worker:
             self._last = b"(" + message_id
 
     async def outcomes(self) -> int:
-        return int(await self.redis.llen(self.keys.outcomes("p")))  # type: ignore[misc]
+        return int(await self.redis.llen(self.keys.outcomes("p")))
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ async def test_nothing_is_served_or_learnt_without_redis(redis: Redis, keys: Key
 
 
 async def test_what_another_version_wrote_is_passed_over(one: Worker) -> None:
-    await one.redis.rpush(one.keys.outcomes("p"), b"\xffodd")  # type: ignore[misc]
+    await one.redis.rpush(one.keys.outcomes("p"), b"\xffodd")
     one.judges.apply({b"outcome": b"odd", b"partition": b"p"})
     await one.store(STORED, "Click.")
     assert await one.ask("How can I reset my password?", 0.99) is not None
