@@ -77,12 +77,16 @@ def timeline(
     limit: int,
     step_ms: int,
     brief: bool = False,
+    like: Breakdown | None = None,
 ) -> Timeline:
-    """``brief``: only the counters of ``BRIEF`` and ``order``, and no times: a third of the work."""
+    """``brief``: only the counters of ``BRIEF`` and ``order``, and no times: a third of the work. ``like``: what was
+    found by the same dimension and order, whose first names these are then.
+    """
     starts = _starts(period, step_ms)
     counters = tuple(dict.fromkeys((*BRIEF, order))) if brief else COUNTERS
     question = _Question(connection, period, by, where, step_ms, counters)
-    ranked = question.ranked(order, limit) if by else _Ranked([_ALL], 1, question.sums(), {})
+    known = ([group.name for group in like.groups][:limit], like.distinct) if like else None
+    ranked = question.ranked(order, limit, known) if by else _Ranked([_ALL], 1, question.sums(), {})
     times = {} if brief else question.histograms(ranked.names)
 
     def told(sums: Sums, *both: Histogram) -> Measures:
@@ -158,10 +162,10 @@ class _Question:
         self._parts = parts(period, self._cut, step_ms)
         self._sought: dict[tuple[int, bool], bool] = {}
 
-    def ranked(self, order: Order, limit: int) -> _Ranked:
+    def ranked(self, order: Order, limit: int, known: tuple[list[str], int] | None = None) -> _Ranked:
         """The names with the most of ``order``: in one go where a dimension has few values, else step by step."""
         if self._by in _MANY_VALUES:
-            names, distinct = self._first(order, limit)
+            names, distinct = known or self._first(order, limit)
             sums = self.sums(names)
             return _Ranked(names, distinct, sums, self._rest(sums) if distinct > len(names) else {})
         everything, index = self.sums(), self._counters.index(order)

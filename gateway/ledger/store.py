@@ -232,13 +232,15 @@ class SqlStore:
         limit: int = 8,
         step_ms: int | None = None,
         brief: bool = False,
+        like: Breakdown | None = None,
     ) -> Timeline:
         """Measures over time, in steps of an hour up to two days and of a day beyond, unless ``step_ms`` says which.
 
         ``brief``: only requests, errors, cost, baseline, saved and what ``order`` says; all else is 0 or None.
+        ``like``: the breakdown of the same question, where it is known: which values come first is not asked again.
         """
         step = step_ms or (HOUR_MS if period.until_ms - period.since_ms <= 2 * DAY_MS else DAY_MS)
-        return await self._read(reading.timeline, period, by, where or {}, order, limit, step, brief)
+        return await self._read(reading.timeline, period, by, where or {}, order, limit, step, brief, like)
 
     async def summary(self, since_ms: int, until_ms: int) -> Mapping[str, Any]:
         """See :func:`gateway.ledger.summary.summary`."""

@@ -189,6 +189,19 @@ async def test_a_timeline_has_every_step_and_adds_up(store: SqlStore, entries: l
         assert sum(in_all) == len(within)
 
 
+@pytest.mark.parametrize("by", ["model", "key_id", "tag", "end_user"])
+async def test_a_brief_timeline_like_a_breakdown_says_what_the_whole_one_does(store: SqlStore, by: Dimension) -> None:
+    whole = await store.timeline(SPAN, by, limit=2)
+    split = await store.breakdown(SPAN, by, limit=5)
+    brief = await store.timeline(SPAN, by, limit=2, brief=True, like=split)
+    assert [line.name for line in brief.lines] == [line.name for line in whole.lines]
+    assert (brief.rest is None) == (whole.rest is None)
+    for mine, full in zip([*brief.lines, brief.rest], [*whole.lines, whole.rest], strict=True):
+        if mine is not None and full is not None:
+            for name in ("requests", "errors", "cost_nano", "baseline_nano", "saved_nano"):
+                assert [getattr(p, name) for p in mine.points] == [getattr(p, name) for p in full.points]
+
+
 async def test_a_timeline_of_everything_is_one_line(store: SqlStore, entries: list[LedgerEntry]) -> None:
     found = await store.timeline(Period(NOON, NOON + DAY_MS))
     assert (found.step_ms, len(found.starts), found.rest) == (HOUR_MS, 24, None)
