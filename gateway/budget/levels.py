@@ -168,9 +168,7 @@ class _Counted:
         if self._rolling_ms:
             width = windows.slice_ms(self._rolling_ms)
             since, number = at_ms - self._rolling_ms, str(at_ms // width)
-            return Account(
-                name, **common, since_ms=since, until_ms=None, slice=number, slice_ms=width, alerts=self._alerts
-            )
+            return Account(name, **common, since_ms=since, until_ms=None, slice=number, slice_ms=width)
         span = self._span
         if not span.since_ms <= at_ms < (span.until_ms or 0):
             span = self._span = windows.calendar(budget.window, budget.time_zone, at_ms)
