@@ -66,7 +66,7 @@ _NO_PRICE = "its price is not known (set `price` in gateway.yaml, or `unpriced: 
 Headers = list[tuple[str, str]]
 
 
-class View(msgspec.Struct, frozen=True, kw_only=True):
+class View(msgspec.Struct, frozen=True, kw_only=True, weakref=True):
     """One configuration, built whole and swapped in one assignment; a request keeps the one it began with."""
 
     settings: Settings

@@ -6,7 +6,9 @@ What is wrong changes nothing: the old view stays, and the error is logged and s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,9 +112,15 @@ class Reloader:
             await asyncio.to_thread(self.record)
             view.fleet.resume()
             _log.info("reloaded", policies=[policy.label for policy in view.policies.policies.values()])
-            drain = asyncio.create_task(old.fleet.close(_DRAIN_S))
-            self._drains.add(drain)
-            drain.add_done_callback(self._drains.discard)
+            self._retire(old)
+
+    def _retire(self, old: View) -> None:
+        """Close the fleet of a view once nobody has it any more: a request that is being admitted calls nobody yet."""
+        loop, gone = asyncio.get_running_loop(), asyncio.Event()
+        watch = weakref.ref(old, lambda _: loop.call_soon_threadsafe(gone.set))
+        drain = asyncio.create_task(_drained(old.fleet, gone, watch))
+        self._drains.add(drain)
+        drain.add_done_callback(self._drains.discard)
 
     def record(self) -> None:
         """Put what is in force into the history; a data folder that cannot be written costs only that."""
@@ -199,6 +207,14 @@ class Reloader:
         if settings.file:
             files.append(Path(settings.file))
         return frozenset(_file_stamp(path) for path in files)
+
+
+async def _drained(fleet: Fleet, gone: asyncio.Event, watch: weakref.ref[View]) -> None:
+    """``watch`` is kept alive here: a reference that is gone itself tells nobody."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(gone.wait(), _DRAIN_S)
+    assert watch is not None
+    await fleet.close(_DRAIN_S)
 
 
 def _file_stamp(path: Path) -> tuple[str, int, int]:
