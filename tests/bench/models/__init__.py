@@ -1,0 +1,1 @@
+"""Quantisation types of one model beside each other."""
