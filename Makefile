@@ -37,6 +37,7 @@ check: dev ## lint, format, types, policies and their cases
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/gateway check
+	@$(BIN)/gateway check policies/examples/*.yaml
 
 bench: dev models ## gateway, engine and embedder beside their peers (about 10 minutes; installs them apart, once)
 	$(SAY) "benchmarks: proxy, engine, embed (about 10 minutes; the peers are installed in environments of their own)"
