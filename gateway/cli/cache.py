@@ -79,8 +79,8 @@ def _print(held: CacheStats, audited: Checked, tiers: dict[str, Measures]) -> No
 
     typer.echo(f"{held.entries:,} entries, {held.bytes / 1e6:,.1f} MB; {held.rejected:,} said to be wrong this week")
     if audited.checked:
-        share, low, high = (f"{each:.2%}" for each in (audited.wrong / audited.checked, audited.low, audited.high))
-        typer.echo(f"{share} of {audited.checked:,} semantic hits that were checked were wrong (95 %: {low} to {high})")
+        share, between = audited.wrong / audited.checked, f"{audited.low:.2%} to {audited.high:.2%}"
+        typer.echo(f"{share:.2%} of {audited.checked:,} semantic hits that were checked were wrong (95 %: {between})")
     if tiers:
         rows = [_tier(name, each, tiers) for name, each in tiers.items()]
         shown = [(r["tier"], f"{r['requests']:,}", f"{r['share']:.1%}", usd(r["saved_nano"])) for r in rows]

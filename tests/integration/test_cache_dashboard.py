@@ -27,7 +27,7 @@ def looked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Looked]:
         yield running
 
 
-async def _seen(redis: Redis, name: str, counts: dict[str, int]) -> None:
+async def _seen(redis: Redis, name: str, counts: dict[Any, Any]) -> None:
     await redis.delete(name)
     await redis.hset(name, mapping=counts)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.cache.staleness import NOW_S, about_now, lifetime_s, wants_variety
+from gateway.cache.staleness import NOW_S, lifetime_s, wants_variety
+from gateway.recency import about_now
 
 DAY_S = 86_400.0
 
