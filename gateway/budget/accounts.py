@@ -34,10 +34,12 @@ end
 local function add(key, field, amount)
   if amount ~= '0' then redis.call('HINCRBY', key, field, amount) end
 end
--- Let slices go that lie wholly before a rolling window.
+-- Let slices go that lie wholly before a rolling window. Whether this one does not.
 local function roll(key, slice)
   local at = redis.call('HGET', key, 'slice')
-  if not at or tonumber(at) >= tonumber(slice) then return end
+  if not at or tonumber(at) >= tonumber(slice) then
+    return not at or tonumber(slice) >= tonumber(at) - {windows.SLICES}
+  end
   redis.call('HSET', key, 'slice', slice)
   redis.call('PEXPIRE', key, redis.call('HGET', key, 'kept'))
   local oldest, held = tonumber(slice) - {windows.SLICES}, redis.call('HGETALL', key)
@@ -49,6 +51,7 @@ local function roll(key, slice)
       redis.call('HDEL', key, held[i])
     end
   end
+  return true
 end
 """
 
@@ -114,11 +117,11 @@ local function holds(held)
 end
 local function charge(key, slice, amount)
   if amount == '0' or redis.call('HEXISTS', key, 'limit') == 0 then return 0 end
-  redis.call('HINCRBY', key, 'left', minus(amount))
   if slice ~= '' then
-    roll(key, slice)
+    if not roll(key, slice) then return 0 end
     redis.call('HINCRBY', key, slice, amount)
   end
+  redis.call('HINCRBY', key, 'left', minus(amount))
   return redis.call('HINCRBY', key, 'spent', amount)
 end
 -- Both at once, of an account that does not roll. Returns what is then spent.

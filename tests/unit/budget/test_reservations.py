@@ -8,10 +8,10 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from gateway.budget.accounts import catch_up
-from gateway.budget.levels import NOTHING, Levels, own
+from gateway.budget.accounts import catch_up, open_accounts
+from gateway.budget.levels import NOTHING, Account, Levels, own
 from gateway.budget.limits import LEASE_MS, admit
-from gateway.budget.reservations import CacheWrite, reserve, settle, sweep
+from gateway.budget.reservations import CacheWrite, charged_to, reserve, settle, sweep
 from gateway.redis_io import RedisLink
 from tests.support.accounts import KEYS, budget, charged, held, intent, key_with, ledger, principal, settlement
 from tests.support.ledger import NOON
@@ -244,3 +244,16 @@ async def test_counters_in_use_are_raised_to_what_the_books_know_and_never_lower
     assert await budget(redis) == {"left": 830, "reserved": 100, "spent": 70, "limit": 1000}
     await catch_up(redis, KEYS, who.accounts[0], 1000, {"": 170}, NOON)
     assert await budget(redis) == {"left": 730, "reserved": 100, "spent": 170, "limit": 1000}
+
+
+async def test_what_has_left_a_rolling_window_is_charged_to_it_no_more(redis: Redis, link: RedisLink) -> None:
+    def rolling(step: int) -> Account:
+        return Account("r", "r", "r", "r", True, 0, None, slice=str(step), slice_ms=1000)
+
+    await redis.hset(KEYS.ceilings, "r", "1000")
+    assert await open_accounts(link, KEYS, [rolling(100)], NOON)
+    for name, cost, step in (("new", 5, 161), ("late", 7, 100), ("in time", 3, 101)):
+        charges = charged_to(rolling(step))
+        assert await settle(link, KEYS, settlement(name, cost, intent=False, charges=charges, rates=()))
+    state = await budget(redis, "r")
+    assert (state["spent"], state["left"]) == (8, 992)
