@@ -38,7 +38,7 @@ def probed(folder: Path, source: Path, name: str) -> dict[str, object]:
 
 
 def test_a_profile_is_written_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = tuple(question for question in questions() if question.skill in ("small-talk", "upper-case"))[:14]
+    few = tuple(question for question in questions() if question.skill in ("small-talk", "upper-case"))
     monkeypatch.setattr(probe, "questions", lambda: few)
 
     told = probed(tmp_path, chat_model(), "small")
