@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -43,7 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     _embed_arguments(commands.add_parser("embed", help="serve a sentence-transformers model: POST /v1/embeddings"))
     _quantize_arguments(commands.add_parser("quantize", help="write a GGUF file in another quantisation type"))
     _measure_arguments(commands.add_parser("measure", help="print a GGUF model's speed and quality as JSON"))
-    _static_arguments(commands.add_parser("static", help="write an embedding model's table of token vectors"))
+    _folder_arguments(commands.add_parser("static", help="write an embedding model's table of token vectors"), _static)
+    _folder_arguments(commands.add_parser("int8", help="write an embedding model's products in int8"), _int8)
     return parser
 
 
@@ -130,9 +132,9 @@ def _measure_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_measure)
 
 
-def _static_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=_existing, metavar="DIR", help="the model folder; static.npz is written into it")
-    parser.set_defaults(run=_static)
+def _folder_arguments(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int]) -> None:
+    parser.add_argument("model", type=_existing, metavar="DIR", help="the model folder, which the file is written into")
+    parser.set_defaults(run=run)
 
 
 def _common_arguments(parser: argparse.ArgumentParser, threads: str) -> None:
@@ -206,11 +208,23 @@ def _measure(args: argparse.Namespace) -> int:
 def _static(args: argparse.Namespace) -> int:
     from local_models.embed.static import write
 
-    if written := write(args.model):
-        print(written)
-        return 0
-    print(f"local_models: {args.model.name} is of a kind whose embedding layer is not known here", file=sys.stderr)
-    return 1
+    return _told(args.model, write(args.model))
+
+
+def _int8(args: argparse.Namespace) -> int:
+    from local_models.embed.int8 import LEAST_COSINE, write
+
+    least = write(args.model)
+    kept = "in use where the processor has VNNI" if (least or 0) >= LEAST_COSINE else "not used"
+    return _told(args.model, least and f"least cosine {least:.4f}: {kept}")
+
+
+def _told(model: Path, result: object) -> int:
+    if result is None:
+        print(f"local_models: {model.name} is of a kind that is not known here", file=sys.stderr)
+        return 1
+    print(result)
+    return 0
 
 
 def _address(args: argparse.Namespace) -> Address:

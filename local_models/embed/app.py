@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from local_models.embed.batcher import Batcher, Overloaded
-from local_models.embed.model import Embedded, Vectors
+from local_models.embed.model import Embedded, Embedder, Vectors
 from local_models.errors import (
     CLIENT_CLOSED_REQUEST,
     ApiError,
@@ -36,12 +36,12 @@ class EmbeddingBody(msgspec.Struct, frozen=True):
 
 
 def create_app(loading: Loading[Batcher], name: str) -> Starlette:
-    """The app for one model, asked for as `name` or by its id `name/pooling/dimension`, which every reply carries."""
+    """The app for one model, asked for as `name` or by its id, which every reply carries."""
 
     async def embeddings(request: Request) -> Response:
         batcher = loading.get()
+        identity = identified(name, batcher.embedder)
         body = await read_json(request, EmbeddingBody)
-        identity = f"{name}/{batcher.embedder.pooling}/{batcher.embedder.dimension}"
         if body.model not in (None, name, identity):
             raise ApiError(404, f"no model {body.model!r} here, only {name!r}", "model_not_found", "model")
         if body.dimensions is not None:
@@ -55,6 +55,11 @@ def create_app(loading: Loading[Batcher], name: str) -> Starlette:
         return json_response(_reply(embedded, identity, body.encoding_format or "float"))
 
     return application(loading, [Route("/v1/embeddings", embeddings, methods=["POST"])], {"id": name})
+
+
+def identified(name: str, embedder: Embedder) -> str:
+    """`name/pooling/dimension`, with `/int8` where vectors are computed so: other ids, other vectors."""
+    return "/".join(filter(None, (name, embedder.pooling, str(embedder.dimension), embedder.precision)))
 
 
 def _texts(given: Any) -> list[str]:

@@ -1,7 +1,8 @@
 """What an embedding model is to the process around it, and which of the two routes computes a model folder.
 
-BERT-type models, such as the default, are computed by onnxruntime (`bert`): the same float32 numbers, ready within a
-second. sentence-transformers (`reference`) serves every other folder, and is what the quick route is tested against.
+BERT-type models, such as the default, are computed by onnxruntime (`bert`), ready within a second; in part in int8,
+where the folder holds what `int8` makes and the processor is quick at it. sentence-transformers (`reference`) serves
+every other folder, and is what the quick route is tested against.
 """
 
 from __future__ import annotations
@@ -35,10 +36,14 @@ class Embedded(msgspec.Struct, frozen=True):
 
 
 class Embedder(Protocol):
-    """A loaded model. Any thread may call `embed`, one at a time; `pooling` and `dimension` are part of its id."""
+    """A loaded model. Any thread may call `embed`, one at a time; the attributes are part of its id.
+
+    `precision`: empty for the model's own, `int8` where vectors are nearly but not quite the same.
+    """
 
     pooling: str
     dimension: int
+    precision: str
 
     def embed(self, texts: Sequence[str]) -> Embedded:
         """Embed texts, in batches of its own choosing; a vector depends on its text alone."""
@@ -53,9 +58,10 @@ def load(folder: Path, threads: int = 0, verbose: bool = False) -> Embedder:
     threads = threads or min(physical_cores(), MOST_THREADS)
     try:
         known = read(folder)
+        from local_models.embed import int8
         from local_models.embed.bert import Bert
 
-        return Bert(known, threads)
+        return Bert(known, threads, int8.load(folder))
     except (UnknownModel, NotSafetensors) as reason:
         logger.info("sentence-transformers computes %s: %s", folder.name, reason)
     from local_models.embed.reference import Reference

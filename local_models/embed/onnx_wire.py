@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 Shape = Sequence[str | int]
 """Sizes; a name stands for one that differs from call to call."""
 Tensor = tuple[Literal["float32", "int32"], Shape]
+Values = NDArray[np.float32] | NDArray[np.int8] | NDArray[np.uint8]
 
 _IR_VERSION, _OPSET, _CONTRIB = 10, 20, "com.microsoft"
 _VARINT, _BYTES, _FIXED32 = 0, 2, 5
-_ELEMENT = {"float32": 1, "int32": 6}
+_ELEMENT = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6}
 _FLOAT, _INT = 1, 2
 _EXTERNAL = 1
 
@@ -29,12 +30,12 @@ class Graph:
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
-        self.weights: dict[str, NDArray[np.float32]] = {}
+        self.weights: dict[str, Values] = {}
 
-    def weight(self, name: str, values: NDArray[np.float32]) -> str:
+    def weight(self, name: str, values: Values) -> str:
         """Declare a tensor that is handed to the session beside the graph; its name."""
         where = _text(1, "location") + _text(2, "memory")
-        head = b"".join(_number(1, size) for size in values.shape) + _number(2, _ELEMENT["float32"])
+        head = b"".join(_number(1, size) for size in values.shape) + _number(2, _ELEMENT[str(values.dtype)])
         self._parts.append(_bytes(5, head + _text(8, name) + _bytes(13, where) + _number(14, _EXTERNAL)))
         self.weights[name] = values
         return name

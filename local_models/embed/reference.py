@@ -21,6 +21,7 @@ class Reference:
 
     def __init__(self, folder: Path, threads: int, verbose: bool = False) -> None:
         """Raises OSError, ValueError for a bad folder."""
+        self.precision = ""
         _offline(verbose)
         import torch
         from sentence_transformers import SentenceTransformer

@@ -17,7 +17,7 @@ class SteppedEmbedder(Embedder):
     """Embeds a text as (its length, 1)."""
 
     def __init__(self) -> None:
-        self.dimension, self.pooling = 2, "mean"
+        self.dimension, self.pooling, self.precision = 2, "mean", ""
         self.batches: list[list[str]] = []
         self.steps = threading.Semaphore(0)
         self.started = threading.Semaphore(0)
