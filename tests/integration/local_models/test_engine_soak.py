@@ -124,6 +124,7 @@ async def survives(seconds: float, words: int, tokens: int) -> None:
         assert len(made._queue) == 0
 
 
+@pytest.mark.timeout(300)
 async def test_a_minute_of_mixed_load_leaves_nothing_behind() -> None:
     await survives(60.0, words=30, tokens=12)
 
