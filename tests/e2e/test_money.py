@@ -193,14 +193,14 @@ async def attacked(
             assert row["cost_nano"] in recomputed(by_user[row["end_user"]])
         assert row["cost_nano"] <= row["reserved_nano"]
     assert len({row["status"] for row in booked}) >= 2
-    assert attack.statuses.count(200) > requests / 20
+    assert attack.statuses.count(200) > requests / 50
     assert 402 in attack.statuses
     redis.close()
 
 
 @pytest.mark.timeout(180)
 async def test_a_budget_holds_whatever_happens(gateway: Serving, upstream: Upstream) -> None:
-    await attacked(gateway, upstream, clients=200, requests=400, kills=2, budget_usd=0.06)
+    await attacked(gateway, upstream, clients=200, requests=400, kills=2, budget_usd=0.2)
 
 
 @pytest.mark.soak

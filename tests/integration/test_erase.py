@@ -68,7 +68,7 @@ async def everything(redis: Redis) -> bytes:
 
 
 def on_disk(folder: Path) -> bytes:
-    return b"".join(path.read_bytes() for pattern in FILES for path in sorted(folder.rglob(pattern)))
+    return b"".join(path.read_bytes() for pattern in FILES for path in sorted(folder.rglob(pattern)) if path.is_file())
 
 
 async def asked(running: Gateway, upstream: Upstream, count: int, user: str, prompt: str) -> None:

@@ -94,7 +94,7 @@ class Gateway:
     async def rows(self, count: int) -> list[LedgerEntry]:
         """All rows on the ledger stream, once there are ``count``; one more fails the test."""
         with contextlib.suppress(TimeoutError):
-            await until(lambda: self._has_rows(count), within_s=5)
+            await until(lambda: self._has_rows(count), within_s=20)
         await self.runtime.books.drain()  # what is still being settled would be a row too many
         rows = await self._rows()
         assert len(rows) == count, [(row.request_id, row.status, row.error) for row in rows]

@@ -108,10 +108,10 @@ async def test_many_wrong_ones_end_the_hits_of_every_worker(one: Worker, two: Wo
     await one.store(STORED, "Click there.")
     sure = "How can I reset my password?"
     assert await two.ask(sure, 0.99) is not None
-    for number in range(60):
-        question = f"{DOUBTFUL}{'?' * number}"
-        await one.ask(question, 0.955)
-        await one.learn(question, "Something else.")
+    for number in range(200):  # of which some are drawn to be checked, and all once two of those were wrong
+        question = f"{sure}{'?' * number}"
+        if await one.ask(question, 0.99) is None:
+            await one.learn(question, "Not the same at all.")
     await two.follow()
     assert await two.ask(sure, 0.99) is None
 

@@ -17,7 +17,9 @@ END = START + 30 * DAY_MS
 class Books:
     """A dollar a day."""
 
-    async def timeline(self, span: Any, by: Any, where: Any, *, step_ms: int | None = None) -> Timeline:
+    async def timeline(
+        self, span: Any, by: Any, where: Any, *, step_ms: int | None = None, brief: bool = False
+    ) -> Timeline:
         starts = tuple(range(span.since_ms, span.until_ms, DAY_MS))
         points = tuple(Measures(requests=1, cost_nano=NANO) for _ in starts)
         return Timeline(by=None, step_ms=DAY_MS, starts=starts, lines=(Line("", points),), rest=None)
