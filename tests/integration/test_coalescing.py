@@ -85,7 +85,9 @@ async def held(gate: Gateway) -> AsyncIterator[asyncio.Event]:
 
 async def together(gate: Gateway, count: int) -> None:
     """Until so many are waiting for an answer."""
-    await until(lambda: sum(len(call._listeners) for call in gate.runtime.pipeline.calls._calls.values()) == count)
+    await until(
+        lambda: sum(len(call._listeners) for call in gate.runtime.pipeline.calls._calls.values()) == count, within_s=30
+    )
 
 
 async def crowd(

@@ -80,7 +80,8 @@ class Serving:
             except queue.Empty:
                 line = None
             if line is None:
-                raise AssertionError(f"no line with {pattern!r} in:\n" + "\n".join(self.lines))
+                state = f"(exit status {self.process.poll()})"
+                raise AssertionError(f"no line with {pattern!r} {state} in:\n" + "\n".join(self.lines))
             self.lines.append(line)
             if re.search(pattern, line):
                 return line
