@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway.policy.situation import Situation
-from gateway.types import Live, Usage
+from gateway.policy.situation import Situation, identities, likely_nano
+from gateway.types import Live
 from gateway.visit import budget_left
 
 if TYPE_CHECKING:
@@ -15,10 +15,19 @@ if TYPE_CHECKING:
     from gateway.types import ChatRequest, Decision
     from gateway.visit import Visit
 
-# Of an answer whose length nobody knows: about what chat traffic has (Azure's public traces, median 129 to 211).
-_LIKELY_TOKENS = 200
 # Two names for one bound: a body may have one of them.
 _LIMITS = ("max_tokens", "max_completion_tokens")
+
+
+def worst_nano(view: View, visit: Visit, name: str) -> int | None:
+    """The most a request may cost at a target, nano-dollars; None where its price is not known."""
+    if view.prices.price(name, visit.ts_ms) is None:
+        return None
+    model, context = view.settings.model(name), view.prices.context(name)
+    tokens = visit.max_tokens if context is None else min(visit.max_tokens, context)
+    prompt = visit.bound.tokens(model.upstream_name if model else name, context)
+    tokens *= max(1, visit.request.n)
+    return view.prices.worst_case_nano(name, prompt, tokens, tier=visit.tier, at_ms=visit.ts_ms)
 
 
 def situation_of(view: View, visit: Visit) -> Situation:
@@ -27,19 +36,10 @@ def situation_of(view: View, visit: Visit) -> Situation:
     options, principal = request.options, visit.principal
 
     def worst(name: str) -> int | None:
-        if prices.price(name, visit.ts_ms) is None:
-            return None
-        tokens = features.max_tokens * max(1, request.n)
-        return prices.worst_case_nano(name, features.prompt_tokens, tokens, tier=visit.tier, at_ms=visit.ts_ms)
+        return worst_nano(view, visit, name)
 
     def likely(name: str) -> int | None:
-        if prices.price(name, visit.ts_ms) is None:
-            return None
-        model = view.settings.model(name)
-        busy_s = _likely_busy_s(features.prompt_tokens) if model is not None and model.is_local else None
-        tokens = min(features.max_tokens, _LIKELY_TOKENS)
-        usage = Usage(prompt_tokens=features.prompt_tokens, completion_tokens=tokens, busy_s=busy_s)
-        return prices.cost_nano(name, usage, visit.ts_ms)
+        return likely_nano(prices, view.settings.model(name), features.prompt_tokens, features.max_tokens, visit.ts_ms)
 
     def live(name: str) -> Live:
         """The same throughout the request, and what its row says it was."""
@@ -54,12 +54,7 @@ def situation_of(view: View, visit: Visit) -> Situation:
         live=live,
         worst_nano=worst,
         likely_nano=likely,
-        identities={
-            "request": request.id,
-            "session": options.session or request.user or principal.key_id,
-            "user": request.user or principal.key_id,
-            "key": principal.key_id,
-        },
+        identities=identities(request.id, options.session, request.user, principal.key_id),
     )
 
 
@@ -83,8 +78,3 @@ def deadline_s(request: ChatRequest, decision: Decision, spent_s: float) -> floa
     left = None if client is None else client / 1000 - spent_s
     bounds = [bound for bound in (left, decision.timeout_s) if bound is not None]
     return min(bounds, default=None)
-
-
-def _likely_busy_s(prompt_tokens: int) -> float:
-    """Of a small model on a few cores: 1,000 tokens a second read, 100 written."""
-    return prompt_tokens / 1_000 + _LIKELY_TOKENS / 100

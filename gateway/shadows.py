@@ -17,6 +17,7 @@ import msgspec
 from gateway.budget.limits import Admission
 from gateway.errors import GatewayError, RedisAway
 from gateway.redis_io import Script
+from gateway.routing import worst_nano
 from gateway.types import NANO, SHADOW_KEY, Principal, Where
 from gateway.visit import Visit, bill, ledger_entry
 
@@ -54,8 +55,8 @@ class Shadows:
         decision = visit.decision
         if decision is None or not decision.shadow or visit.local_only:
             return
-        shadow = next((rule.shadow for rule in visit.policy.rules if rule.name == decision.rule), None)
-        if shadow is None:
+        rule = visit.policy.rule(decision.rule)
+        if rule is None or (shadow := rule.shadow) is None:
             return
         for name in decision.shadow:
             if len(self._asking) >= _RUNNING_MAX or view.fleet.unavailable(name) or view.prices.price(name) is None:
@@ -71,8 +72,7 @@ class Shadows:
         await asyncio.gather(*self._asking, return_exceptions=True)
 
     async def _ask(self, view: View, of: Visit, name: str, limit_nano: int) -> None:
-        features = of.features
-        worst = view.prices.worst_case_nano(name, features.prompt_tokens, features.max_tokens, at_ms=of.ts_ms)
+        worst = worst_nano(view, of, name) or 0
         try:
             if await self._take(of, worst, limit_nano):
                 visit = _visit(of, name)

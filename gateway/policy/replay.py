@@ -16,7 +16,7 @@ import msgspec
 from gateway.errors import GatewayError
 from gateway.policy.engine import CompiledPolicy
 from gateway.policy.model import PINNED
-from gateway.policy.situation import Situation
+from gateway.policy.situation import Situation, identities, likely_nano
 from gateway.pricing import PriceBook
 from gateway.types import SHADOW_KEY, Decision, Features, Frozen, LedgerEntry, Live, Score, Usage
 
@@ -167,7 +167,7 @@ def _situation(policy: CompiledPolicy, row: LedgerEntry, features: Features) -> 
         return prices.worst_case_nano(name, features.prompt_tokens, features.max_tokens, at_ms=at)
 
     def likely(name: str) -> int | None:
-        return _cost(name, row, prices, {})
+        return likely_nano(prices, policy.models.get(name), features.prompt_tokens, features.max_tokens, at)
 
     return Situation(
         now_ms=at,
@@ -175,12 +175,7 @@ def _situation(policy: CompiledPolicy, row: LedgerEntry, features: Features) -> 
         live=lambda name: live.get(name, _UNKNOWN),
         worst_nano=worst,
         likely_nano=likely,
-        identities={
-            "request": row.request_id,
-            "session": row.session or row.end_user or row.key_id,
-            "user": row.end_user or row.key_id,
-            "key": row.key_id,
-        },
+        identities=identities(row.request_id, row.session, row.end_user, row.key_id),
     )
 
 
