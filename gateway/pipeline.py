@@ -38,7 +38,7 @@ from gateway.errors import (
 )
 from gateway.features import extract
 from gateway.prompt_bound import PromptBound
-from gateway.routing import deadline_s, situation_of, with_params
+from gateway.routing import deadline_s, situation_of, with_params, worst_nano
 from gateway.shadows import Shadows
 from gateway.types import CacheEntry, CacheHit, Chunk, Decision, Where
 from gateway.visit import Bill, Visit, bill, ledger_entry, route_name
@@ -631,14 +631,9 @@ def _unpriced(view: View, policy: CompiledPolicy, name: str) -> str | None:
 
 
 def _worst_case_of(view: View, visit: Visit, name: str, bound: PromptBound | None = None) -> Reservation:
-    price = view.prices.price(name, visit.ts_ms)
-    if price is None:
+    price, amount = view.prices.price(name, visit.ts_ms), worst_nano(view, visit, name, bound)
+    if price is None or amount is None:
         return Reservation(0, (name, None))
-    context, tokens = view.prices.context(name), visit.max_tokens
-    tokens = (tokens if context is None else min(tokens, context)) * max(1, visit.request.n)
-    model = view.settings.model(name)
-    prompt = (bound or visit.bound).tokens(model.upstream_name if model else name, context)
-    amount = view.prices.worst_case_nano(name, prompt, tokens, tier=visit.tier, at_ms=visit.ts_ms)
     return Reservation(amount, (name, price), ((name, amount),))
 
 

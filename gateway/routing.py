@@ -12,6 +12,7 @@ from gateway.visit import budget_left
 
 if TYPE_CHECKING:
     from gateway.pipeline import View
+    from gateway.prompt_bound import PromptBound
     from gateway.types import ChatRequest, Decision
     from gateway.visit import Visit
 
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
 _LIMITS = ("max_tokens", "max_completion_tokens")
 
 
-def worst_nano(view: View, visit: Visit, name: str) -> int | None:
-    """The most a request may cost at a target, nano-dollars; None where its price is not known."""
+def worst_nano(view: View, visit: Visit, name: str, bound: PromptBound | None = None) -> int | None:
+    """The most a request may cost at a target, nano-dollars; None where its price is not known. ``bound``: of another
+    prompt than the request's.
+    """
     if view.prices.price(name, visit.ts_ms) is None:
         return None
     model, context = view.settings.model(name), view.prices.context(name)
     tokens = visit.max_tokens if context is None else min(visit.max_tokens, context)
-    prompt = visit.bound.tokens(model.upstream_name if model else name, context)
+    prompt = (bound or visit.bound).tokens(model.upstream_name if model else name, context)
     tokens *= max(1, visit.request.n)
     return view.prices.worst_case_nano(name, prompt, tokens, tier=visit.tier, at_ms=visit.ts_ms)
 
