@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -160,15 +161,16 @@ class Child:
         with self.log.open("ab") as log:
             self._log_start = log.tell()
             try:
+                if shutil.which(launch.command[0]) is None:
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), launch.command[0])
                 process = await asyncio.create_subprocess_exec(
-                    *launch.command,
+                    *agreement.bound(launch.command),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     env={**os.environ, **self.part.env},
                     pass_fds=(*launch.share, *launch.give),
                     start_new_session=True,
-                    preexec_fn=agreement.in_child,
                 )
             finally:
                 for descriptor in launch.give:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Protocol
 
-_PR_SET_PDEATHSIG = 1
+# Binds itself to its parent, then becomes the command. SIGPIPE: Python ignores it, and what is ignored stays so.
+_BOUND = """
+import ctypes, os, signal, sys
+number, parent, *command = sys.argv[1:]
+ctypes.CDLL(None).prctl(1, int(number), 0, 0, 0)  # PR_SET_PDEATHSIG
+os.getppid() == int(parent) or sys.exit(1)
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+os.execvp(command[0], command)
+"""
 
 
 class DeathPact(Protocol):
-    """Made before the fork, so that nothing is looked up or allocated between fork and exec."""
+    """Between fork and exec no Python runs (``preexec_fn``): with threads about, that can wait for ever."""
 
-    @property
-    def in_child(self) -> Callable[[], None] | None:
-        """Called in the child before it becomes the part."""
+    def bound(self, command: tuple[str, ...]) -> tuple[str, ...]:
+        """The command to run instead, which becomes ``command`` in the same process."""
         ...
 
     def watching(self, pid: int) -> contextlib.AbstractContextManager[None]:
@@ -36,14 +42,10 @@ class KernelPact:
     """``prctl(PR_SET_PDEATHSIG)``, see prctl(2). It counts from the thread that forked: fork on the main thread."""
 
     def __init__(self, number: signal.Signals) -> None:
-        prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+        self._number = number
 
-        def bind() -> None:
-            prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
-            if os.getppid() != parent:
-                os._exit(1)
-
-        self.in_child = bind
+    def bound(self, command: tuple[str, ...]) -> tuple[str, ...]:
+        return (sys.executable, "-ISc", _BOUND, str(int(self._number)), str(os.getpid()), *command)
 
     @contextlib.contextmanager
     def watching(self, pid: int) -> Iterator[None]:
@@ -55,10 +57,11 @@ class PipePact:
     gone, and the child's session is signalled.
     """
 
-    in_child = None
-
     def __init__(self, number: signal.Signals) -> None:
         self._name = number.name.removeprefix("SIG")
+
+    def bound(self, command: tuple[str, ...]) -> tuple[str, ...]:
+        return command
 
     @contextlib.contextmanager
     def watching(self, pid: int) -> Iterator[None]:

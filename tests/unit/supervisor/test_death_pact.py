@@ -10,6 +10,8 @@ import sys
 import psutil
 import pytest
 
+from gateway.supervisor import death_pact
+
 PATIENCE = 20.0
 
 # A parent that starts one child under a pact, says the child's process id and waits. argv: the pact, the signal's name.
@@ -18,7 +20,7 @@ import signal, subprocess, sys, time
 from gateway.supervisor import death_pact
 pact = getattr(death_pact, sys.argv[1])(signal.Signals[sys.argv[2]])
 script = "import time; time.sleep(600)"
-child = subprocess.Popen([sys.executable, "-c", script], start_new_session=True, preexec_fn=pact.in_child)
+child = subprocess.Popen(pact.bound((sys.executable, "-c", script)), start_new_session=True)
 with pact.watching(child.pid):
     print(child.pid, flush=True)
     sys.stdin.readline()
@@ -60,8 +62,14 @@ def test_the_watcher_goes_with_the_pact_and_leaves_the_child_alone() -> None:
         assert process.wait(timeout=PATIENCE) == 0
 
 
-def test_the_pact_of_this_machine() -> None:
-    from gateway.supervisor import death_pact
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's pact")
+def test_the_process_becomes_the_command() -> None:
+    """Nothing of the pact stays in it, not even the signal that Python ignores and others count on."""
+    command = death_pact.KernelPact(signal.SIGTERM).bound(("/bin/grep", "SigIgn", "/proc/self/status"))
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert int(said.split()[1], 16) & (1 << (signal.SIGPIPE - 1)) == 0
 
+
+def test_the_pact_of_this_machine() -> None:
     kind = death_pact.KernelPact if sys.platform == "linux" else death_pact.PipePact
     assert isinstance(death_pact.pact(signal.SIGTERM), kind)
