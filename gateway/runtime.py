@@ -7,7 +7,7 @@ import contextlib
 import os
 import secrets
 from collections import OrderedDict
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from gateway.cache.prefilter import Marker
 from gateway.cache.semantic import SemanticCache
 from gateway.cache.snapshot import Snapshots
 from gateway.errors import Overloaded, RedisAway
+from gateway.events import Event, Follower
 from gateway.ledger.errors import LedgerAway
 from gateway.ledger.where import ledger_url
 from gateway.pipeline import Pipeline
@@ -43,17 +44,10 @@ _RECENT_MAX = 2_000
 _HEARTBEAT_S = 2.0
 _ALIVE_MS = 6_000
 _TAIL = 2_000
-_BLOCK_MS = 2_000
-_EVENTS_AT_ONCE = 100
-_BEGINNING = b"0-0"
-_TEND_S, _CHECK_S, _CAUGHT_UP_TRIES = 0.5, 2.0, 250
-# Above _BLOCK_MS: a network that only drops would else leave this worker deaf to revocations for ever.
+_TEND_S, _CHECK_S = 0.5, 2.0
+# Above what a follower waits for events: a network that only drops would else leave it deaf to revocations for ever.
 _SOCKET_TIMEOUT_S = 4.0
 _log = log.get(__name__)
-
-
-class _Missed(Exception):
-    """Events may have gone unread."""
 
 
 class Runtime:
@@ -70,7 +64,9 @@ class Runtime:
         self.embedder = embedder
         self.semantic = SemanticCache(self.link, self.keys, embedder)
         self.snapshots = Snapshots(view.settings.data_dir)
-        self._filled, self._unsaved, self._applied = False, False, _BEGINNING
+        self._filled, self._unsaved = False, False
+        self._house = Follower(self.redis, self.keys.events, self._read_house, self._apply_house)
+        self._stored = Follower(self.redis, self.keys.events, self._fill_index, self._apply_stored)
         self._token_vectors_read = False
         spool = Spool(spool_folder(view.settings.data_dir), self.worker)
         parts = (self.link, self.keys, spool, metrics, self.worker)
@@ -93,7 +89,8 @@ class Runtime:
     async def start(self, wait_s: float = 1.0) -> None:
         """Connect (waiting up to ``wait_s`` for Redis, then going on without it) and begin the background tasks."""
         await self.link.start(wait_s)
-        for work in (self._heartbeat(), self._follow(), self._replay_spool(), self._tend_index(), self._check_index()):
+        following = (self._house.run(), self._stored.run())
+        for work in (*following, self._heartbeat(), self._replay_spool(), self._tend_index(), self._check_index()):
             self._tasks.append(asyncio.create_task(work))
 
     async def close(self) -> None:
@@ -206,7 +203,7 @@ class Runtime:
         graphs = partitions.graphs()
         if not graphs and self._filled:
             await self.snapshots.remove()
-        elif self._unsaved and await self.snapshots.save(graphs, self._caught_up):
+        elif self._unsaved and await self.snapshots.save(graphs, self._stored.caught_up):
             self._unsaved = False
 
     def _token_vectors(self) -> Path | None:
@@ -217,16 +214,6 @@ class Runtime:
         folder = settings.models_dir / settings.config.embedder.model
         return folder if (folder / "static.npz").exists() else None
 
-    async def _caught_up(self) -> bool:
-        """Whether all events that had been told when this was asked are applied within a moment."""
-        newest: Any = await self.redis.xrevrange(self.keys.events, count=1)
-        wanted = _number(newest[0][0]) if newest else (0, 0)
-        for _ in range(_CAUGHT_UP_TRIES):
-            if _number(self._applied) >= wanted:
-                return True
-            await asyncio.sleep(0.02)
-        return False
-
     async def _check_index(self) -> None:
         """Entries may be deleted in Redis by other hands than ours: no event says so."""
         while True:
@@ -234,65 +221,35 @@ class Runtime:
             with contextlib.suppress(RedisError, OSError):
                 await self.semantic.partitions.check(self.redis, self.keys)
 
-    async def _follow(self) -> None:
-        """Keep this worker's copies true: key changes, cache changes and reloads of any worker arrive as events."""
-        while True:
-            try:
-                self._applied = await self._catch_up()
-                while True:
-                    self._applied = await self._next(self._applied)
-            except _Missed:
-                _log.warning("events came faster than they could be followed; comparing with Redis instead")
-            except (RedisError, OSError):
-                await asyncio.sleep(0.3)
-            except Exception:  # the task's edge: one odd event must not end the following of revocations
-                _log.exception("an event could not be applied")
-                await asyncio.sleep(0.3)
-
-    async def _catch_up(self) -> bytes:
-        """From scratch, since events may have been missed: forget the keys, compare the index with Redis."""
-        newest: Any = await self.redis.xrevrange(self.keys.events, count=1)
+    async def _read_house(self) -> None:
+        """Keys, budgets and groups from scratch, since events may have been missed: keys are asked for anew."""
         self.ring.forget()
         await self._load_definitions()
-        if not self._filled:
-            self.semantic.partitions.adopt(await self.snapshots.load())
-        await self.semantic.partitions.refill(self.redis, self.keys)
-        self._filled = True
-        return bytes(newest[0][0]) if newest else _BEGINNING
 
     async def _load_definitions(self) -> None:
         fields: Any = await self.redis.hgetall(self.keys.definitions)
         self.books.tree.load(fields)
         self.ring.load(fields)
 
-    async def _next(self, last: bytes) -> bytes:
-        """Raises _Missed where the stream was trimmed past ``last``, so that events may be gone unread."""
-        reply: Any = await self.redis.xread({self.keys.events: last}, count=_EVENTS_AT_ONCE, block=_BLOCK_MS)
-        if reply and last != _BEGINNING and not await self.redis.xrange(self.keys.events, last, last):
-            raise _Missed
-        for _, messages in reply or ():
-            for message_id, event in messages:
-                last = message_id
-                await self._apply(event)
-        return last
-
-    async def _apply(self, event: Mapping[bytes, bytes]) -> None:
+    async def _apply_house(self, event: Event) -> None:
         if digest := event.get(b"key"):
             self.ring.forget(digest.decode())
         elif b"definitions" in event:
             await self._load_definitions()
         elif b"erased" in event:
             self._recent.clear()
-        elif b"reload" in event:
-            if self.on_reload is not None and event[b"reload"] != self.worker.encode():
-                await self.on_reload()
-        else:
-            self.semantic.apply(event)
+        elif b"reload" in event and self.on_reload is not None and event[b"reload"] != self.worker.encode():
+            await self.on_reload()
 
+    async def _fill_index(self) -> None:
+        """The index as Redis has it; a million entries take half a minute."""
+        if not self._filled:
+            self.semantic.partitions.adopt(await self.snapshots.load())
+        await self.semantic.partitions.refill(self.redis, self.keys)
+        self._filled = True
 
-def _number(event_id: bytes) -> tuple[int, int]:
-    milliseconds, _, count = event_id.partition(b"-")
-    return int(milliseconds), int(count)
+    async def _apply_stored(self, event: Event) -> None:
+        self.semantic.apply(event)
 
 
 def spool_folder(data_dir: Path) -> Path:

@@ -22,6 +22,7 @@ SUPPORT = {
     "metrics",
     "log",
     "redis_io",
+    "events",
     "privacy",
     "tokens",
     "prompt_bound",
@@ -29,8 +30,8 @@ SUPPORT = {
     "telemetry",
 }
 STAGES = {"auth", "budget", "cache", "policy", "backends", "ledger"}
-PASSED_ALONG = {"visit", "books", "storing", "reply", "cascade"}
-PIPELINE = {"pipeline", "story", "tracing", "routing", "shadows"}
+PASSED_ALONG = {"visit", "books", "storing", "reply", "warmth"}
+PIPELINE = {"pipeline", "story", "tracing", "routing", "shadows", "cascade"}
 RUNTIME = {"runtime", "reload"}
 HOUSE = {"economics", "reconcile", "alerts", "erase", "export"}
 SURFACE = {"http", "dashboard"}

@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from redis.asyncio import Redis
 
+from gateway import events
 from gateway import runtime as module
 from gateway.auth import KeyStore
 from gateway.cache import codes
 from gateway.cache import index as index_module
 from gateway.cache import partitions as partitions_module
+from gateway.cache.partitions import Partitions
 from gateway.cache.prefilter import Marker
 from gateway.cache.segment import Segment
 from gateway.errors import RedisAway, Unauthenticated
@@ -83,6 +85,25 @@ async def test_a_revoked_key_is_refused_by_another_worker_within_a_second(
         assert not await refuses(two, other["key"])
 
 
+async def test_an_index_that_takes_long_holds_up_no_revocation(
+    redis: Redis, shared_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = asyncio.Event()
+
+    async def endless(self: Partitions, *_: object) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Partitions, "refill", endless)
+    async with worker(tmp_path, shared_redis.url) as one:
+        made = await KeyStore(one.redis).create("a")
+        await one.ring.principal(made["key"])
+        async with asyncio.timeout(20):
+            await begun.wait()
+        await KeyStore(one.redis).revoke(made["id"])
+        await until(lambda: refuses(one, made["key"]), within_s=5)
+
+
 async def test_a_key_revoked_while_redis_was_away_from_a_worker_is_refused(
     own_redis: RedisServer, tmp_path: Path
 ) -> None:
@@ -102,7 +123,7 @@ async def test_a_key_revoked_while_redis_was_away_from_a_worker_is_refused(
 async def test_a_network_that_only_swallows_does_not_leave_a_worker_deaf(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_BLOCK_MS", 100)
+    monkeypatch.setattr(events, "_BLOCK_MS", 100)
     monkeypatch.setattr(module, "_SOCKET_TIMEOUT_S", 0.4)
     with TcpRedis(tmp_path, password="p") as server:
         redis = client(server.url())
@@ -152,13 +173,13 @@ async def test_events_that_were_trimmed_away_unread_are_made_up_for(
 ) -> None:
     async with worker(tmp_path, shared_redis.url) as one:
         await until(lambda: one._filled, within_s=5)
-        applied, release = one._apply, asyncio.Event()
+        applied, release = one._stored.apply, asyncio.Event()
 
         async def slow(event: Any) -> None:
             await release.wait()
             await applied(event)
 
-        monkeypatch.setattr(one, "_apply", slow)
+        monkeypatch.setattr(one._stored, "apply", slow)
         await stored_vector(redis, "first")
         for number in range(300):  # while it is busy, more come than the stream keeps
             await redis.hset(KEYS.vectors("p"), f"e{number}", VECTOR)
