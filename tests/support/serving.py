@@ -21,7 +21,7 @@ import yaml
 
 from tests.support.models import models_dir
 
-PATIENCE = 120.0
+PATIENCE = 90.0
 BACK_SECONDS = 15.0
 CLI = (sys.executable, "-c", "from gateway.cli import main; main()")
 _URL = re.compile(r"Farthing answers at (?P<url>http://\S+)")
