@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,6 @@ from gateway.cache.hits import Hits
 from gateway.cache.keys import cache_context
 from gateway.cache.staleness import wants_variety
 from gateway.errors import (
-    BudgetExhausted,
     CacheMiss,
     Forbidden,
     GatewayError,
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from gateway.config import Settings
     from gateway.metrics import Metrics
     from gateway.policy.compile import CompiledPolicy
-    from gateway.policy.engine import CompiledRule
+    from gateway.policy.competence import Competence
     from gateway.policy.loader import PolicySet
     from gateway.pricing import PriceBook
     from gateway.protocols import Scorer
@@ -67,13 +67,17 @@ Headers = list[tuple[str, str]]
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True, weakref=True):
-    """One configuration, built whole and swapped in one assignment; a request keeps the one it began with."""
+    """One configuration, built whole and swapped in one assignment; a request keeps the one it began with.
+
+    ``competences``: of the local models that have a profile, by name.
+    """
 
     settings: Settings
     policies: PolicySet
     prices: PriceBook
     fleet: Fleet
     scorer: Scorer
+    competences: Mapping[str, Competence]
     embedder_id: str
     embedder_local: bool
     loaded_ms: int = 0
@@ -254,8 +258,10 @@ class Pipeline:
         if visit.request.options.cache == "only-if-cached":
             raise CacheMiss("only-if-cached, and no stored answer fits")
         decision = await self._reserve(view, visit)
+        began = time.perf_counter()
         answer = await self._call(view, visit, decision)
-        opening, answer = await self._weigh(view, visit, decision, answer)
+        again = functools.partial(self._again, view, visit)
+        opening, answer = await cascade.weigh(view, visit, decision, answer, again, began)
         visit.model = answer.model
         if answer.model in decision.last_resort:
             visit.degraded = visit.degraded or "hosted-failed"
@@ -265,48 +271,11 @@ class Pipeline:
                 visit.take(chunk)
                 await call.tell(chunk)
 
-    async def _weigh(
-        self, view: View, visit: Visit, decision: Decision, answer: Answer
-    ) -> tuple[Sequence[Chunk], Answer]:
-        """What the client is to get: this answer, or, where it is not sure enough, that of the next target."""
-        rule, rest = visit.policy.rule(decision.rule), cascade.after(decision, answer.model)
-        if rule is None or rule.escalate is None or rest is None or not _is_local(view, answer.model):
-            return (answer.first,), answer
-        try:
-            return await self._surer(view, visit, rule, rest, answer)
-        except BaseException:  # also where the client leaves: the target is to stop working for it
-            await answer.rest.aclose()
-            raise
-
-    async def _surer(
-        self, view: View, visit: Visit, rule: CompiledRule, rest: Decision, answer: Answer
-    ) -> tuple[Sequence[Chunk], Answer]:
-        began, broken = time.perf_counter(), None
-        try:
-            held = await cascade.hold(answer, rule.hold_tokens)
-        except UpstreamBroken as error:  # nothing of it has left yet
-            held, broken = cascade.NOTHING, error
-        finally:
-            visit.upstream_s += time.perf_counter() - began
-        visit.confidence = held.confidence
-        keeps = held.confidence is None or not visit.policy.escalates(
-            rest, visit.features, held.confidence, situation_of(view, visit)
-        )
-        if keeps and broken is None:
-            return held.chunks, answer
-        try:
-            if not await self.books.reserve(visit, _worst_case(view, visit, rest)):
-                raise accounts.exhausted(visit)
-            better = await self._call(view, visit, rest)
-        except (UpstreamError, BudgetExhausted) as error:
-            if broken is not None:
-                raise
-            # An unsure answer is better than none.
-            visit.degraded = visit.degraded or ("budget" if isinstance(error, BudgetExhausted) else "hosted-failed")
-            return held.chunks, answer
-        await answer.rest.aclose()
-        visit.attempts[:] = cascade.given_up(visit.attempts, answer.model, held, time.perf_counter() - began)
-        return (better.first,), better
+    async def _again(self, view: View, visit: Visit, rest: Decision) -> Answer:
+        """Steps 7 and 8 for what is left of a decision, beside what is already held."""
+        if not await self.books.reserve(visit, _worst_case(view, visit, rest)):
+            raise accounts.exhausted(visit)
+        return await self._call(view, visit, rest)
 
     def _streamed(self, view: View, visit: Visit, headers: Headers, events: AsyncGenerator[bytes, None]) -> Reply:
         async def left() -> None:

@@ -27,6 +27,8 @@ from gateway.pricing import PriceBook
 from gateway.yamlfile import Document
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gateway.metrics import Metrics
     from gateway.policy.compile import CompiledPolicy
     from gateway.protocols import Scorer
@@ -50,13 +52,14 @@ def build_view(settings: Settings, metrics: Metrics, previous: View | None = Non
     _pass_cases(settings, policies)
     rules = {rule.name for name in policies.names if (policy := policies.get(name)) for rule in policy.rules}
     metrics.configured([model.name for model in settings.config.models], rules)
-    embedder = settings.config.embedder
+    embedder, competences = settings.config.embedder, _competences(settings)
     return View(
         settings=settings,
         policies=policies,
         prices=prices,
         fleet=Fleet.build(settings, previous.fleet if previous else None),
-        scorer=_scorer(settings),
+        scorer=_scorer(settings, competences),
+        competences=competences,
         embedder_id=f"{embedder.url or 'local'} {embedder.model}",
         embedder_local=embedder.url is None,
         loaded_ms=int(time.time() * 1000),
@@ -69,15 +72,21 @@ def _pass_cases(settings: Settings, policies: PolicySet) -> None:
             raise ConfigError(f"case '{result.name}' fails: {result.reason}", file=str(result.file), line=result.line)
 
 
-def _scorer(settings: Settings) -> Scorer:
-    """By the profile of the first local model served here; by rules where it has none, or nothing compares with it."""
+def _competences(settings: Settings) -> dict[str, Competence]:
+    """Of the local models served here that have a profile; of none where another embedder's vectors come along."""
     embedder = settings.config.embedder
-    if embedder.enabled and embedder.model == PROBED_WITH:
-        for model in settings.config.models:
-            if model.local and not model.url:
-                competence = Competence.of_model(settings.models_dir, model.local)
-                return RuleScorer() if competence is None else ProfiledScorer(competence)
-    return RuleScorer()
+    if embedder.enabled and embedder.model != PROBED_WITH:
+        return {}
+    served = {model.name: model.local for model in settings.config.models if model.local and not model.url}
+    found = {name: Competence.of_model(settings.models_dir, local) for name, local in served.items()}
+    return {name: competence for name, competence in found.items() if competence is not None}
+
+
+def _scorer(settings: Settings, competences: Mapping[str, Competence]) -> Scorer:
+    """By the profile of the first local model served here; by rules where it has none, or nothing compares with it."""
+    served = (model.name for model in settings.config.models if model.local and not model.url)
+    competence = competences.get(next(served, ""))
+    return ProfiledScorer(competence) if competence and settings.config.embedder.enabled else RuleScorer()
 
 
 class Reloader:

@@ -46,6 +46,7 @@ def of_entry(entry: LedgerEntry, prices: PriceBook, models: Iterable[str]) -> di
         **(dict.fromkeys(("cost_usd", "baseline_usd", "saved_usd")) if entry.unpriced else {}),
         **_told(detail.get("features") or {}, decision),
         "local_only": detail.get("local_only", False),
+        **{name: detail[name] for name in ("confidence", "raw_confidence") if name in detail},
         "attempts": detail.get("attempts", []),
         "alternatives": _alternatives(
             prices,

@@ -229,6 +229,17 @@ class Decision(Frozen, frozen=True, kw_only=True):
     degraded: str = ""
 
 
+class Signals(Frozen, frozen=True):
+    """How sure a local model was of the first ``tokens`` tokens of its answer: the mean and the least of their natural
+    log-probabilities, and the share of them that it gave less than even odds.
+    """
+
+    mean_logprob: float
+    min_logprob: float
+    uncertain_share: float
+    tokens: int
+
+
 class Chunk(Frozen, frozen=True, kw_only=True):
     """One piece of a reply on its way to the client.
 
@@ -236,7 +247,8 @@ class Chunk(Frozen, frozen=True, kw_only=True):
     ``usage_only`` marks OpenAI's trailing event with empty ``choices``, which a client sees only when it asked.
     ``error`` is set when upstream reported an error inside the stream (``data`` is then that event). ``aside`` is
     what was generated besides ``text``, the first choice's: reasoning, arguments of tool calls, other choices.
-    ``confidence`` (0 … 1) is a local model's own, over the first ``confident_tokens`` tokens of the answer.
+    ``confidence`` (0 … 1) is a local model's own, over the first ``confident_tokens`` tokens of the answer. ``signals``
+    are of its beginning, however long it is by now.
     """
 
     data: bytes
@@ -250,6 +262,7 @@ class Chunk(Frozen, frozen=True, kw_only=True):
     error: str = ""
     confidence: float | None = None
     confident_tokens: int = 0
+    signals: Signals | None = None
 
 
 class Attempt(Frozen, frozen=True, kw_only=True):

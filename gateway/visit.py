@@ -71,6 +71,7 @@ class Visit:
         self.max_tokens = features.max_tokens
         self.live: dict[str, Live] = {}
         self.confidence: float | None = None
+        self.raw_confidence: float | None = None
         self.store = False
         self.model = ""
         self.attempts: list[Attempt] = []
@@ -409,6 +410,7 @@ def _detail(visit: Visit, usage: Usage) -> dict[str, Any]:
         "decision": decision,
         **({"live": dict(visit.live)} if visit.live else {}),
         **({"confidence": visit.confidence} if visit.confidence is not None else {}),
+        **({"raw_confidence": visit.raw_confidence} if visit.raw_confidence is not None else {}),
         **({"budget_left": budget_left(visit.admission)} if visit.policy.reads_budget else {}),
         "attempts": visit.attempts,
         **({"evidence": visit.hit.evidence} if visit.hit is not None and visit.hit.evidence else {}),

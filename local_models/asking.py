@@ -6,19 +6,36 @@ import asyncio
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from local_models import gguf
 from local_models.bench import BenchError, Ended, engine, ready, request, tail
+from local_models.chat.confidence import Confidence
 
 AT_ONCE = 16
 
 
+class Said(NamedTuple):
+    """An answer, and how sure the model was of it."""
+
+    text: str
+    confidence: Confidence
+
+
+class _Choice(msgspec.Struct):
+    message: dict[str, Any]
+
+
+class _Reply(msgspec.Struct):
+    choices: list[_Choice]
+    confidence_details: Confidence
+
+
 def answers(
     model: Path, prompts: Sequence[str], tokens: int, progress: Callable[[int, int], None] | None = None
-) -> list[str]:
+) -> list[Said]:
     """The answers, in the order of the prompts, each at most ``tokens`` long. ``progress``: done, of how many.
 
     Raises NotGGUF, BenchError.
@@ -40,11 +57,11 @@ async def _all(
     prompts: Sequence[str],
     tokens: int,
     progress: Callable[[int, int], None] | None,
-) -> list[str]:
+) -> list[Said]:
     await ready(socket, child)
     places, done = asyncio.Semaphore(AT_ONCE), 0
 
-    async def one(prompt: str) -> str:
+    async def one(prompt: str) -> Said:
         nonlocal done
         async with places:
             answer = await _ask(socket, name, prompt, tokens)
@@ -56,7 +73,7 @@ async def _all(
     return list(await asyncio.gather(*map(one, prompts)))
 
 
-async def _ask(socket: Path, name: str, prompt: str, tokens: int) -> str:
+async def _ask(socket: Path, name: str, prompt: str, tokens: int) -> Said:
     body = {
         "model": name,
         "messages": [{"role": "user", "content": prompt}],
@@ -67,4 +84,5 @@ async def _ask(socket: Path, name: str, prompt: str, tokens: int) -> str:
         reply = await reader.read()
     if status != 200:
         raise BenchError(f"the engine answered {status}: {reply[:2000].decode(errors='replace')}")
-    return str(msgspec.json.decode(reply)["choices"][0]["message"]["content"] or "")
+    said = msgspec.json.decode(reply, type=_Reply)
+    return Said(str(said.choices[0].message["content"] or ""), said.confidence_details)

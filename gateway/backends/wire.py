@@ -13,7 +13,7 @@ import msgspec
 from gateway.backends.sse import EventTooLarge, SSEParser
 from gateway.backends.usage import merged, read_usage
 from gateway.errors import UpstreamBroken, UpstreamError, UpstreamUnavailable
-from gateway.types import ChatRequest, Chunk, Usage
+from gateway.types import ChatRequest, Chunk, Signals, Usage
 
 _ABSENT = frozenset({b"", b"null", b"[]"})
 _INCLUDE_USAGE = msgspec.Raw(b'{"include_usage":true}')
@@ -75,6 +75,16 @@ class _Event(msgspec.Struct):
         tokens = details.get("tokens") if isinstance(details, dict) else None
         return tokens if isinstance(tokens, int) else 0
 
+    def signals(self) -> Signals | None:
+        """What that is made of, over the beginning of the answer."""
+        details = self.confidence_details
+        if not isinstance(details, dict):
+            return None
+        try:
+            return msgspec.convert(details.get("opening") or details, Signals)
+        except msgspec.ValidationError:
+            return None
+
     def reported(self, tier: Any = None) -> Usage | None:
         """Usage wherever the event holds it: Moonshot streams it in a choice. ``tier``: as an earlier event said."""
         usage = self.usage
@@ -135,6 +145,7 @@ def read_reply(body: bytes) -> Chunk:
         final=True,
         confidence=event.sure(),
         confident_tokens=event.weighed(),
+        signals=event.signals(),
     )
 
 
@@ -195,6 +206,7 @@ class ReplyStream:
             tool_calls=said.tool_calls,
             confidence=event.sure(),
             confident_tokens=event.weighed(),
+            signals=event.signals(),
         )
 
     def _failed(self, data: bytes, event: _Event) -> Chunk:

@@ -91,30 +91,45 @@ def probe(
     """Ask a local model the shipped checkable prompts, and write down beside it what it got right."""
     from gateway.policy.probe import ANSWER_TOKENS, questions
     from gateway.policy.profile import SUFFIX, graded, write
+    from gateway.types import Signals
     from local_models import asking, fetch
 
     asked = questions()
     with mending(model), Bar(Path(model).name) as bar:
         file = Path(model) if model.endswith(".gguf") else fetch.ensure(model, settings(config).models_dir, bar)
         prompts = [question.prompt for question in asked]
-        answers = asking.answers(file, prompts, ANSWER_TOKENS, lambda done, of: bar("probe", done, of))
-        found = graded(file, asked, answers)
+        said = asking.answers(file, prompts, ANSWER_TOKENS, lambda done, of: bar("probe", done, of))
+        signals = [msgspec.convert(one.confidence, Signals, from_attributes=True) for one in said]
+        found = graded(file, asked, [one.text for one in said], signals)
         target = file.with_name((file.stem if model.endswith(".gguf") else model) + SUFFIX)
         write(found, target)
     _report(found, target, as_json)
 
 
 def _report(found: Profile, target: Path, as_json: bool) -> None:
-    domains = _by_domain(found)
+    domains, confidence = _by_domain(found), _reliability(found)
     if as_json:
-        print_json({"path": str(target), "digest": found.digest, "domains": domains})
+        print_json({"path": str(target), "digest": found.digest, "domains": domains, "confidence": confidence})
         return
     rows = [
         (name, str(one["right"]), str(one["asked"]), f"{one['right'] / one['asked']:.0%}")
         for name, one in domains.items()
     ]
     print_table(("domain", "right", "asked", "share"), rows, right=("right", "asked", "share"))
+    typer.echo("\nConfidence against what was right, on questions held out of the fit:\n")
+    errors = [(name, f"{one['ece']:.3f}", f"{one['brier']:.3f}") for name, one in confidence.items()]
+    print_table(("confidence", "ECE", "Brier"), errors, right=("ECE", "Brier"))
     typer.echo(f"\nKept: {target}")
+
+
+def _reliability(found: Profile) -> dict[str, dict[str, float]]:
+    from gateway.policy.calibration import cross_validated
+    from gateway.policy.probe import questions
+    from gateway.types import Signals
+
+    signals, right = [Signals(*one) for one in found.signals], [outcome == "1" for outcome in found.right]
+    reliability = cross_validated(signals, right, [question.skill for question in questions()])
+    return {name: msgspec.structs.asdict(one) for name, one in msgspec.structs.asdict(reliability).items()}
 
 
 def _by_domain(found: Profile) -> dict[str, dict[str, int]]:

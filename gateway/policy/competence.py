@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gateway.policy.probe import Question
 from gateway.policy.profile import Profile, find, set_id
-from gateway.types import Frozen
+from gateway.types import Frozen, Signals
 
 FILE = Path(__file__).with_name("probe_vectors.npz")
 """Embeddings of the probe's questions."""
@@ -30,7 +30,8 @@ Vectors: TypeAlias = NDArray[np.float32]
 WIDTH = 0.05
 """Of the kernel: a question whose cosine is this much smaller counts 1/e."""
 UNLIKE, LIKE = 0.45, 0.65
-"""Cosine of the nearest question: from the second on its evidence counts whole, below the first not at all."""
+"""Cosine of the nearest question: from the second on its evidence counts whole, below the first not at all: such a
+prompt is far from all that is known."""
 SAME_SKILL = 0.6
 """What a question of the same skill counts at least, however far it is."""
 PRIOR_RIGHT, PRIOR_WRONG = 0.5, 0.5
@@ -38,11 +39,15 @@ SIGMAS = 1.0
 
 
 class Likely(Frozen, frozen=True, kw_only=True):
-    """``right``: the posterior mean of a right answer. ``at_least``: its lower bound. ``skill``: the nearest one."""
+    """``right``: the posterior mean of a right answer. ``at_least``: its lower bound. ``skill``: the nearest one, and
+    how ``sure`` it is (0 … 1) that the prompt asks for it. ``nearest``: the cosine of the question most like it.
+    """
 
     right: float
     at_least: float
     skill: str
+    sure: float
+    nearest: float
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class Competence:
         self._vectors, self._skills, self._of = asked.vectors, asked.skills, asked.of
         self.dimension = asked.vectors.shape[1]
         self._right = np.array([outcome == "1" for outcome in profile.right], np.float32)
+        self._calibration = profile.calibration
 
     @classmethod
     def of_model(cls, models_dir: Path, name: str) -> Competence | None:
@@ -103,4 +109,17 @@ class Competence:
         count = float(weight.sum())
         right = (PRIOR_RIGHT + float(weight @ self._right)) / (PRIOR_RIGHT + PRIOR_WRONG + count)
         spread = math.sqrt(right * (1 - right) / (count + PRIOR_RIGHT + PRIOR_WRONG + 1))
-        return Likely(right=right, at_least=max(0.0, right - SIGMAS * spread), skill=self._skills[skill])
+        at_least = max(0.0, right - SIGMAS * spread)
+        return Likely(right=right, at_least=at_least, skill=self._skills[skill], sure=sure, nearest=nearest)
+
+    def answered(self, signals: Signals, vector: Vectors | None) -> float | None:
+        """The chance that an answer of these signals is right, to a prompt with this embedding, if there is one.
+
+        None where the profile tells nothing of confidence.
+        """
+        if self._calibration is None:
+            return None
+        if vector is None or len(vector) != self.dimension:
+            return self._calibration.right(signals)
+        likely = self.likely(vector)
+        return self._calibration.right(signals, likely.skill, likely.sure)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
+from gateway.policy.calibration import Calibration, fit
 from gateway.policy.probe import Question, right
-from gateway.types import Frozen
+from gateway.types import Frozen, Signals
 
 SUFFIX = ".profile.json"
 SHIPPED = Path(__file__).with_name("profiles")
@@ -21,12 +23,18 @@ _BLOCKS, _BLOCK = 64, 1 << 16
 
 
 class Profile(Frozen, frozen=True, kw_only=True):
-    """``file`` and ``digest``: whose they are. ``questions``: the set. ``right``: ``0`` or ``1`` each."""
+    """``file`` and ``digest``: whose they are. ``questions``: the set. ``right``: ``0`` or ``1`` each.
+
+    ``signals``: how sure the model was of each answer, in the order of :class:`gateway.types.Signals`. ``calibration``:
+    what follows from both. A profile of before 0.2 has neither.
+    """
 
     file: str
     digest: str
     questions: str
     right: str
+    signals: tuple[tuple[float, float, float, int], ...] = ()
+    calibration: Calibration | None = None
 
 
 def set_id(questions: tuple[Question, ...]) -> str:
@@ -34,15 +42,24 @@ def set_id(questions: tuple[Question, ...]) -> str:
     return hashlib.sha256(msgspec.json.encode(questions)).hexdigest()[:12]
 
 
-def graded(model: Path, questions: tuple[Question, ...], answers: list[str]) -> Profile:
-    """The profile that these answers make. Raises OSError."""
-    outcomes = (right(question, answer) for question, answer in zip(questions, answers, strict=True))
+def graded(
+    model: Path, questions: tuple[Question, ...], answers: Sequence[str], signals: Sequence[Signals] = ()
+) -> Profile:
+    """The profile that these answers make; without signals it says nothing of confidence. Raises OSError."""
+    outcomes = [right(question, answer) for question, answer in zip(questions, answers, strict=True)]
     return Profile(
         file=model.name,
         digest=fingerprint(model),
         questions=set_id(questions),
         right="".join("01"[outcome] for outcome in outcomes),
+        signals=tuple(_rounded(one) for one in signals),
+        calibration=fit(signals, outcomes, [question.skill for question in questions]) if signals else None,
     )
+
+
+def _rounded(signals: Signals) -> tuple[float, float, float, int]:
+    mean, least, share = (round(value, 4) for value in msgspec.structs.astuple(signals)[:3])
+    return mean, least, share, signals.tokens
 
 
 def write(profile: Profile, path: Path) -> None:

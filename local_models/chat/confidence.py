@@ -6,17 +6,24 @@ import math
 
 import msgspec
 
+OPENING = 24
+"""Tokens after which more of an answer says less about whether it is right: a short answer is over by then."""
+
 # A token the model gave less than even odds: there was something else it might as well have said.
 UNCERTAIN = math.log(0.5)
 
 
-class Confidence(msgspec.Struct, frozen=True):
-    """Over the tokens so far: natural log-probabilities, and the share of tokens below even odds."""
+class Confidence(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Over the tokens so far: natural log-probabilities, and the share of tokens below even odds.
+
+    ``opening``: the same over the first ``OPENING`` tokens, once there are more of them.
+    """
 
     mean_logprob: float
     min_logprob: float
     uncertain_share: float
     tokens: int
+    opening: Confidence | None = None
 
     @property
     def score(self) -> float:
@@ -29,9 +36,12 @@ class Tally:
 
     def __init__(self) -> None:
         self._sum, self._least, self._uncertain, self._tokens = 0.0, 0.0, 0, 0
+        self._opening: Confidence | None = None
 
     def add(self, logprob: float) -> None:
         """Count a token."""
+        if self._tokens == OPENING:
+            self._opening = self.so_far()
         self._sum += logprob
         self._least = min(self._least, logprob)
         self._uncertain += logprob < UNCERTAIN
@@ -42,4 +52,4 @@ class Tally:
         if not self._tokens:
             return None
         share = self._uncertain / self._tokens
-        return Confidence(self._sum / self._tokens, self._least, share, self._tokens)
+        return Confidence(self._sum / self._tokens, self._least, share, self._tokens, self._opening)

@@ -8,9 +8,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from gateway import cascade
+from gateway.backends.fleet import Answer, Fleet
 from gateway.cascade import ESCALATED
+from gateway.policy.competence import Competence
+from gateway.types import Signals
 from tests.support.gateway import Gateway, gateway, hosted, local
 from tests.support.upstream import Plan, Upstream
 from tests.support.waiting import until
@@ -140,6 +145,73 @@ async def test_a_budget_that_has_not_enough_for_both_keeps_the_first(gate: Gatew
 async def test_one_that_breaks_off_while_held_back_is_not_the_end(gate: Gateway, near: Upstream) -> None:
     near.default = unsure(0.9, tokens=1, cut_after=2)
     assert (await asked(gate, stream=True))[1] == "big"
+
+
+class Doubtful(Competence):
+    """Of a model whose confidence is worth nothing."""
+
+    def __init__(self) -> None:
+        """Without any probe."""
+
+    def answered(self, signals: Signals, vector: object) -> float | None:
+        return 0.25 if signals.tokens == 24 else 0.95
+
+
+@pytest.mark.parametrize(("tokens", "model"), [(24, "big"), (3, "local-small")])
+async def test_a_calibrated_model_is_judged_by_its_chance_of_being_right(
+    gate: Gateway, near: Upstream, tokens: int, model: str
+) -> None:
+    gate.runtime.view = msgspec.structs.replace(gate.runtime.view, competences={"local-small": Doubtful()})
+    opening = {"mean_logprob": -0.1, "min_logprob": -0.2, "uncertain_share": 0.0, "tokens": tokens}
+    details = {"mean_logprob": -2.0, "min_logprob": -9.0, "uncertain_share": 1.0, "tokens": 40, "opening": opening}
+    near.default = Plan(text=ANSWER, extra={"confidence": 0.6, "confidence_details": details})
+
+    reply = await gate.chat("tell me something")
+
+    assert reply.headers["x-gateway-model"] == model
+    story = (await gate.get(f"/v1/requests/{reply.headers['x-gateway-request-id']}")).json()
+    assert (story["raw_confidence"], story["confidence"]) == (0.6, 0.25 if tokens == 24 else 0.95)
+
+
+async def test_without_details_the_bare_confidence_counts(gate: Gateway, near: Upstream) -> None:
+    gate.runtime.view = msgspec.structs.replace(gate.runtime.view, competences={"local-small": Doubtful()})
+    near.default = unsure(0.9)
+
+    assert (await asked(gate, stream=False))[1] == "local-small"
+    (row,) = await gate.rows(1)
+    assert (row.detail["confidence"], "raw_confidence" in row.detail) == (0.9, False)
+
+
+async def test_a_rule_s_timeout_bounds_both_tries_together(
+    tmp_path: Path, upstream: Upstream, near: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+    call = Fleet.call
+
+    async def watched(self: Fleet, *args: Any, deadline_s: float, **more: Any) -> Answer:
+        given.append(deadline_s)
+        return await call(self, *args, deadline_s=deadline_s, **more)
+
+    monkeypatch.setattr(Fleet, "call", watched)
+    policy = {**POLICY, "rules": [{**POLICY["rules"][0], "timeout": "60s"}]}
+    near.default = unsure(0.3, tokens=1, chunk_delay_s=0.02)
+    models = [local("local-small", near.base_url), hosted("big", upstream.base_url)]
+    async with gateway(tmp_path, models, [policy]) as gate:
+        assert (await asked(gate, stream=True))[1] == "big"
+
+    first, second = given
+    assert first == 60
+    assert 0 < second < 60 - 7 * 0.02, "eight chunks had been waited for"
+
+
+async def test_where_no_time_is_left_the_unsure_answer_stays(
+    gate: Gateway, near: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cascade, "within", lambda rest, _: msgspec.structs.replace(rest, timeout_s=0.0))
+    near.default = unsure(0.3)
+    assert await asked(gate, stream=True) == (ANSWER, "local-small")
+    (row,) = await gate.rows(1)
+    assert row.degraded == "hosted-failed"
 
 
 async def test_a_model_that_does_not_say_how_sure_it_is_answers(

@@ -77,7 +77,7 @@ def test_what_stays_here_is_right(tmp_path: Path, dropped: frozenset[int]) -> No
     assert competence is not None
     asked = easy_prompts()
     said = answers(model, [question.prompt for question in asked], ANSWER_TOKENS)
-    correct = np.array([right(question, answer) for question, answer in zip(asked, said, strict=True)])
+    correct = np.array([right(question, answer.text) for question, answer in zip(asked, said, strict=True)])
 
     here = np.array(kept(ProfiledScorer(competence), asked))
     by_rules = np.array(kept(RuleScorer(), asked))

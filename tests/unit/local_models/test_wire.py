@@ -8,7 +8,7 @@ import pytest
 
 from local_models.catalog import Sampling
 from local_models.chat.answer import Answer
-from local_models.chat.confidence import Confidence
+from local_models.chat.confidence import OPENING, Confidence, Tally
 from local_models.chat.stream import Delta, Generation, Timings, TokenLogprob
 from local_models.chat.tools import Choice, Reader, choice
 from local_models.chat.wire import ChatBody, Message, check_supported, generations, grammar_of, texts
@@ -115,6 +115,23 @@ def test_the_lane_is_batch_only_where_it_says_so() -> None:
     assert [body(priority=priority).lane for priority in ("batch", "interactive", "high", 3, None)] == [
         "batch", "interactive", "interactive", "interactive", "interactive",
     ]  # fmt: skip
+
+
+def test_the_beginning_of_a_long_answer_is_told_apart() -> None:
+    tally = Tally()
+    for _ in range(OPENING):
+        tally.add(-0.1)
+    first = tally.so_far()
+    assert first is not None
+    assert first.opening is None
+    tally.add(-7.0)
+    tally.add(-7.0)
+    whole = tally.so_far()
+    assert whole is not None
+    assert whole.opening == first
+    assert (whole.tokens, whole.min_logprob) == (OPENING + 2, -7.0)
+    (chunk,) = Answer("m").chunks(0, Delta("a", confidence=whole))
+    assert json.loads(msgspec.json.encode(chunk["confidence_details"]))["opening"]["tokens"] == OPENING
 
 
 def test_confidence_travels_as_a_number_with_its_details() -> None:
