@@ -65,6 +65,37 @@ class EmbedderConfig(Strict, frozen=True, kw_only=True):
     enabled: bool = True
 
 
+class JudgeConfig(Strict, frozen=True, kw_only=True):
+    """``model``: asked whether two answers say the same; ``usd_per_day``: what that may cost a UTC day."""
+
+    model: str
+    usd_per_day: Annotated[float, msgspec.Meta(ge=0)] = 0.5
+
+
+class CrossEncoderConfig(Strict, frozen=True, kw_only=True):
+    """``model``: a folder, or one of that name in models_dir, served by the embedding process; with ``url`` (any /v1
+    base that has /rerank), upstream's name. Asked where the verifier says ``low`` to ``high``, for ``timeout_ms``.
+    """
+
+    model: str
+    url: str | None = None
+    api_key: str | None = None
+    low: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.3
+    high: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.995
+    timeout_ms: Annotated[float, msgspec.Meta(gt=0)] = 100.0
+
+
+class CacheConfig(Strict, frozen=True, kw_only=True):
+    """``verifier``: a file that ``gateway cache train`` wrote, relative to gateway.yaml; None: the shipped one.
+    ``judge``: None: answers are compared by their numbers, names and embeddings alone. ``cross_encoder``: None: of two
+    questions the verifier says the last word.
+    """
+
+    verifier: str | None = None
+    judge: JudgeConfig | None = None
+    cross_encoder: CrossEncoderConfig | None = None
+
+
 class RatesConfig(Strict, frozen=True, kw_only=True):
     """USD per million tokens of each class; what is left out costs what the class it is a part of costs."""
 
@@ -215,6 +246,7 @@ class GatewayConfig(Strict, frozen=True, kw_only=True):
     auth: AuthConfig = AuthConfig()
     policies: PoliciesConfig = PoliciesConfig()
     embedder: EmbedderConfig = EmbedderConfig()
+    cache: CacheConfig = CacheConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     alerts: AlertsConfig = AlertsConfig()
     plan_price: float | None = None
@@ -244,6 +276,7 @@ class Settings(Strict, frozen=True, kw_only=True):
     data_dir: Path
     models_dir: Path
     policies_dir: Path
+    verifier: Path | None = None
     keyless: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -283,6 +316,7 @@ def _settings(config: GatewayConfig, file: str, env: dict[str, str], warnings: t
         data_dir=_absolute(env.get("GATEWAY_DATA_DIR") or filled.data_dir, base),
         models_dir=_absolute(env.get("GATEWAY_MODELS_DIR") or filled.models_dir, base),
         policies_dir=_absolute(policies, base) if policies else packaged_policies(),
+        verifier=_absolute(filled.cache.verifier, base) if filled.cache.verifier else None,
         keyless=tuple(
             written.name
             for written, model in zip(config.models, filled.models, strict=True)
@@ -359,6 +393,13 @@ def _check(config: GatewayConfig, document: Document) -> None:
             raise document.error("a price cannot be negative", at, "price")
         if len({price.since for price in model.prices}) < len(model.prices):
             raise document.error("two prices hold from the same day: give each a 'from' of its own", at, "price")
+    known = seen or {model.name for model in DEFAULT_MODELS}
+    cross_encoder = config.cache.cross_encoder
+    if cross_encoder is not None and not cross_encoder.url and (config.embedder.url or not config.embedder.enabled):
+        reason = "cache.cross_encoder is served by the embedding process, and there is none: give it a 'url'"
+        raise document.error(reason, ".cache", "cross_encoder")
+    if config.cache.judge is not None and config.cache.judge.model not in known:
+        raise document.error(f"cache.judge names '{config.cache.judge.model}', which is no model", ".cache", "judge")
     if config.server.workers < 1:
         raise document.error("at least one worker is needed", ".server", "workers")
     if not 0 <= config.server.port <= 65535:

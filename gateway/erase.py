@@ -4,7 +4,8 @@ What was spent stays in the books, who spent it does not. In this order, so that
 
 1. what is on its way to SQL arrives there: spooled settlements, the ledger stream;
 2. a key's definition goes, so that it is refused from now on; what it did meanwhile arrives too;
-3. stored answers go that were made for them (known by the moment and model of their rows);
+3. stored answers go that were made for them (known by the moment and model of their rows), and what the cache learnt
+   from their requests;
 4. budgets of their own go, rows lose identity, tags, session and inputs, kept contents are deleted, and the database
    writes anew what held them (:meth:`SqlStore.erase`);
 5. counters and limits that carry the name go, unreadable messages and our own logs lose it;
@@ -28,7 +29,7 @@ from gateway.budget.accounts import opened
 from gateway.budget.definitions import Budget
 from gateway.budget.levels import FIELD
 from gateway.budget.spool import replay_orphans
-from gateway.cache import exact, snapshot
+from gateway.cache import exact, lessons, snapshot
 from gateway.cache.eviction import drop
 from gateway.ledger.answers import Period
 from gateway.ledger.stream import Drain, dead_key
@@ -142,6 +143,8 @@ class Eraser:
     async def _drop_entries(self, who: Who, name: str) -> int:
         """Stored answers carry no owner; the moment and the model of the request that stored one tell whose it is."""
         made = {(row.ts_ms, row.model) async for row in self._rows(who, name)}
+        if await lessons.forget(self._redis, self._keys, made, name if who == "key" else None):
+            await self._made_anew(self._keys.lessons)
         ids = [entry_id async for entry_id, when, model in self._entries() if (when, model) in made]
         dropped = 0
         for start in range(0, len(ids), _AT_ONCE):

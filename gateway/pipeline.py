@@ -18,6 +18,7 @@ import msgspec
 
 from gateway import books as accounts
 from gateway import cascade, reply, storing
+from gateway.arbiter import Arbiter
 from gateway.books import Reservation
 from gateway.budget.limits import Admission
 from gateway.cache import exact, replay
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from gateway.books import Books
     from gateway.cache.coalesce import Key, Listener, SharedCall
     from gateway.cache.semantic import SemanticCache
+    from gateway.cache.verifier import Verifier
     from gateway.config import Settings
     from gateway.metrics import Metrics
     from gateway.policy.compile import CompiledPolicy
@@ -80,6 +82,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True, weakref=True):
     competences: Mapping[str, Competence]
     embedder_id: str
     embedder_local: bool
+    verifier: Verifier | None = None
     loaded_ms: int = 0
 
 
@@ -119,6 +122,7 @@ class Pipeline:
         self._expected = exact.Expected()
         self.calls = Coalescer()
         self.shadows = Shadows(books)
+        self.arbiter = Arbiter(books)
         self.hits = Hits(books.link, books.keys, books.spawn)
 
     async def answer(self, view: View, request: ChatRequest, principal: Principal) -> Reply:
@@ -162,7 +166,10 @@ class Pipeline:
         cache = policy.policy.cache
         if (cache.exact or cache.semantic) and not _creative(visit):
             visit.context = cache_context(
-                request, principal, scope=cache.scope, local_only=visit.local_only, embedder=view.embedder_id
+                *(request, principal),
+                scope=cache.scope,
+                local_only=visit.local_only,
+                embedder=self.semantic.identity(view.embedder_id),
             )
             visit.cache = "miss" if _reads(visit) else "bypass"
             visit.store = request.options.cache != "no-store"
@@ -293,7 +300,9 @@ class Pipeline:
         if not visit.policy.policy.cache.semantic or (visit.local_only and not view.embedder_local):
             return None
         cache = visit.policy.policy.cache
-        hit, visit.vector = await self.semantic.recall(visit.context, cache.mode, cache.max_wrong_rate)
+        hit, visit.vector = await self.semantic.recall(
+            *(visit.context, cache.mode, cache.max_wrong_rate, visit.policy.name), local_only=visit.local_only
+        )
         return hit
 
     def _decide(self, view: View, visit: Visit) -> Decision:
@@ -506,7 +515,7 @@ class Pipeline:
             self._expected.add(visit.context)
         if visit.hit is not None:
             similarity = visit.hit.similarity if visit.hit.tier == "semantic" else None
-            self.hits.note(visit.hit.entry.id, entry.saved_nano, similarity)
+            self.hits.note(visit.hit.entry.id, entry.saved_nano, similarity, visit.hit.p_same)
         self._settled(entry)
         self.metrics.observe(entry)
         if visit.pays and visit.status == "ok":
@@ -515,7 +524,7 @@ class Pipeline:
         if visit.pays and visit.listener is not None:
             visit.listener.call.settle()
         if store is not None and visit.context and self._learns(view, visit):
-            await self.semantic.remember(visit.context, visit.vector)
+            await self.semantic.remember(visit.context, visit.vector, self.arbiter.of(view, visit))
 
     def _learns(self, view: View, visit: Visit) -> bool:
         return visit.policy.policy.cache.semantic and (view.embedder_local or not visit.local_only)

@@ -48,6 +48,7 @@ class Keys:
         self.saved = prefix + "cache:saved"
         self.hits = prefix + "cache:hits"
         self.days = prefix + "cache:days"
+        self.lessons = prefix + "cache:lessons"
         self.definitions = prefix + "definitions"
         self.ceilings = prefix + "ceilings"
         self.accounts = prefix + "accounts"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from gateway import log
 from gateway.backends.fleet import Fleet
+from gateway.cache import recalibrated
 from gateway.config import Settings, load
 from gateway.errors import ConfigError
 from gateway.pipeline import View
@@ -29,6 +30,7 @@ from gateway.yamlfile import Document
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from gateway.cache.verifier import Verifier
     from gateway.metrics import Metrics
     from gateway.policy.compile import CompiledPolicy
     from gateway.protocols import Scorer
@@ -62,8 +64,19 @@ def build_view(settings: Settings, metrics: Metrics, previous: View | None = Non
         competences=competences,
         embedder_id=f"{embedder.url or 'local'} {embedder.model}",
         embedder_local=embedder.url is None,
+        verifier=build_verifier(settings),
         loaded_ms=int(time.time() * 1000),
     )
+
+
+def build_verifier(settings: Settings) -> Verifier | None:
+    """The one that gateway.yaml names; None: the shipped one. Raises ConfigError."""
+    if settings.verifier is None:
+        return None
+    try:
+        return recalibrated.read(settings.verifier)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cache.verifier: {settings.verifier}: {error}", file=settings.file) from None
 
 
 def _pass_cases(settings: Settings, policies: PolicySet) -> None:
@@ -118,6 +131,7 @@ class Reloader:
                 raise
             self.error = None
             self._runtime.view = view
+            self._runtime.semantic.judges.verifier = view.verifier
             await asyncio.to_thread(self.record)
             view.fleet.resume()
             _log.info("reloaded", policies=[policy.label for policy in view.policies.policies.values()])
@@ -190,8 +204,8 @@ class Reloader:
         settings = load(old.settings.file or None)
         new, now = settings.config, old.settings.config
         fixed = settings.data_dir == old.settings.data_dir and new.redis == now.redis and new.embedder == now.embedder
-        if not fixed:
-            reason = "data_dir, redis.url and embedder take effect at a restart, not at a reload"
+        if not fixed or new.cache.cross_encoder != now.cache.cross_encoder:
+            reason = "data_dir, redis.url, embedder and cache.cross_encoder take effect at a restart, not at a reload"
             raise ConfigError(reason, file=settings.file)
         return build_view(settings, self._runtime.metrics, old)
 
@@ -215,6 +229,8 @@ class Reloader:
         files = [*settings.policies_dir.glob("*.yaml"), *settings.policies_dir.glob("cases/*.yaml")]
         if settings.file:
             files.append(Path(settings.file))
+        if settings.verifier:
+            files.append(settings.verifier)
         return frozenset(_file_stamp(path) for path in files)
 
 

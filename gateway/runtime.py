@@ -7,7 +7,7 @@ import contextlib
 import os
 import secrets
 from collections import OrderedDict
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +16,15 @@ from redis.exceptions import RedisError
 
 from gateway import log, telemetry
 from gateway.auth import KeyRing
+from gateway.backends.reranker import HttpReranker
 from gateway.books import Books
 from gateway.budget.spool import Spool
 from gateway.cache import segment
+from gateway.cache.judges import Pairs
 from gateway.cache.prefilter import Marker
 from gateway.cache.semantic import SemanticCache
 from gateway.cache.snapshot import Snapshots
-from gateway.errors import Overloaded, RedisAway
+from gateway.errors import Overloaded, RedisAway, UpstreamError
 from gateway.events import Event, Follower
 from gateway.ledger.errors import LedgerAway
 from gateway.ledger.where import ledger_url
@@ -44,7 +46,7 @@ _RECENT_MAX = 2_000
 _HEARTBEAT_S = 2.0
 _ALIVE_MS = 6_000
 _TAIL = 2_000
-_TEND_S, _CHECK_S = 0.5, 2.0
+_TEND_S, _CHECK_S, _INTRODUCE_S = 0.5, 2.0, 2.0
 # Above what a follower waits for events: a network that only drops would else leave it deaf to revocations for ever.
 _SOCKET_TIMEOUT_S = 4.0
 _log = log.get(__name__)
@@ -63,6 +65,9 @@ class Runtime:
         self.ring = KeyRing(self.link, self.keys)
         self.embedder = embedder
         self.semantic = SemanticCache(self.link, self.keys, embedder)
+        self.semantic.judges.verifier = view.verifier
+        self._reranker = HttpReranker.of(view.settings)
+        self.semantic.judges.pairs = self._pairs()
         self.snapshots = Snapshots(view.settings.data_dir)
         self._filled, self._unsaved = False, False
         self._house = Follower(self.redis, self.keys.events, self._read_house, self._apply_house)
@@ -88,7 +93,7 @@ class Runtime:
 
     async def start(self, wait_s: float = 1.0) -> None:
         """Connect (waiting up to ``wait_s`` for Redis, then going on without it) and begin the background tasks."""
-        await self.link.start(wait_s)
+        await asyncio.gather(self.link.start(wait_s), self.semantic.introduce(wait_s))
         following = (self._house.run(), self._stored.run())
         for work in (*following, self._heartbeat(), self._replay_spool(), self._tend_index(), self._check_index()):
             self._tasks.append(asyncio.create_task(work))
@@ -111,10 +116,27 @@ class Runtime:
         await self.view.fleet.close()
         if self.embedder is not None:
             await self.embedder.close()
+        if self._reranker is not None:
+            await self._reranker.close()
         if self._store is not None:
             await self._store.close()
         await self.link.close()
         await self.redis.aclose()
+
+    def _pairs(self) -> Pairs | None:
+        """What the cache asks of the cross-encoder."""
+        config, reranker = self.view.settings.config.cache.cross_encoder, self._reranker
+        if config is None or reranker is None:
+            return None
+
+        async def score(asked: str, stored: Sequence[str]) -> list[float] | None:
+            try:
+                return await reranker.score(asked, stored)
+            except UpstreamError as error:
+                _log.debug("the cross-encoder is away", reason=str(error))
+                return None
+
+        return Pairs(score, config.low, config.high, local=config.url is None)
 
     async def _stop_tasks(self) -> None:
         """Cancelled until they end: Python 3.11's wait_for(), inside redis-py, now and then swallows a cancellation."""
@@ -196,6 +218,7 @@ class Runtime:
 
     async def _tend_once(self) -> None:
         partitions = self.semantic.partitions
+        await self.semantic.introduce(_INTRODUCE_S)
         if (folder := self._token_vectors()) is not None:
             self._token_vectors_read = True
             self.semantic.marker = await asyncio.to_thread(Marker.at, folder)

@@ -299,7 +299,7 @@ class CacheEntry(Frozen, frozen=True, kw_only=True):
 
 class CacheHit(Frozen, frozen=True, kw_only=True):
     """An answer found in the cache and how it was found. ``p_same``: how likely it answers the question asked, by
-    ``evidence``.
+    ``evidence``; ``measures``: what the verifier went by.
     """
 
     entry: CacheEntry
@@ -307,6 +307,7 @@ class CacheHit(Frozen, frozen=True, kw_only=True):
     similarity: float = 1.0
     p_same: float = 1.0
     evidence: tuple[float, ...] = ()
+    measures: tuple[float, ...] = ()
 
 
 class LedgerEntry(Frozen, frozen=True, kw_only=True, omit_defaults=True):

@@ -397,6 +397,14 @@ def route_name(visit: Visit) -> str:
     return "cache" if visit.given else ""
 
 
+def _decided_on(hit: CacheHit | None) -> dict[str, Any]:
+    """What a semantic hit was served on: the cache learns from it where somebody says that it was wrong."""
+    if hit is None or not hit.evidence:
+        return {}
+    measures = {"measures": [round(each, 4) for each in hit.measures]} if hit.measures else {}
+    return {"evidence": hit.evidence, **measures}
+
+
 def _detail(visit: Visit, usage: Usage) -> dict[str, Any]:
     """Every input of the decision but the text itself, so that it can be explained and replayed; and what the price of
     the request depended on that has no column.
@@ -413,5 +421,5 @@ def _detail(visit: Visit, usage: Usage) -> dict[str, Any]:
         **({"raw_confidence": visit.raw_confidence} if visit.raw_confidence is not None else {}),
         **({"budget_left": budget_left(visit.admission)} if visit.policy.reads_budget else {}),
         "attempts": visit.attempts,
-        **({"evidence": visit.hit.evidence} if visit.hit is not None and visit.hit.evidence else {}),
+        **_decided_on(visit.hit),
     }

@@ -113,6 +113,10 @@ def _embed_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-queue", type=_count, default=4096, metavar="N",
         help="texts that may wait; any further ones get 503 (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--cross-encoder", type=_existing, metavar="DIR",
+        help="a model folder that is served beside it: POST /v1/rerank (default: none)",
+    )  # fmt: skip
     parser.set_defaults(run=_embed)
 
 
@@ -184,12 +188,14 @@ def _chat(args: argparse.Namespace) -> int:
 def _embed(args: argparse.Namespace) -> int:
     from local_models.embed.app import create_app
     from local_models.embed.batcher import Batcher
+    from local_models.embed.crossencoder import load as cross_encoder
     from local_models.embed.model import load as load_embedder
 
     name = args.name or args.model.resolve().name
 
     def load() -> Batcher:
-        return Batcher(load_embedder(args.model, args.threads, args.verbose), args.max_queue)
+        pairs = cross_encoder(args.cross_encoder, args.threads or 1, args.verbose) if args.cross_encoder else None
+        return Batcher(load_embedder(args.model, args.threads, args.verbose), args.max_queue, pairs)
 
     return serve(lambda failed: Loading(load, failed), lambda loading: create_app(loading, name), _address(args))
 

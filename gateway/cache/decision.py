@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
-from typing import Literal
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from gateway.cache.audit import Audit
 from gateway.cache.guard import reason
-from gateway.cache.posterior import Observation, Posterior, Prior
-from gateway.cache.verifier import Verifier
+from gateway.cache.posterior import OBSERVATIONS_MAX, Observation, Posterior, Prior
+from gateway.cache.verifier import Verifier, measure
 from gateway.cache.words import Text
 
 Mode = Literal["question", "faq"]
@@ -28,23 +29,36 @@ Action = Literal["accept", "explore", "reject"]
 NEIGHBOURS = 8
 _JUDGED = 4
 _SURE, _CLOSE = 0.999, 0.05
+_REMEMBERED = 2_000
+_NOBODY = 0.75  # where no neighbour has another answer
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """How a mode decides. ``floor``: the least cosine of a neighbour. ``allowance``: how many times the budget the
-    share of "different" labels may be, since of labels on free text half are taken to be false alarms. ``most``: bound
-    of a single hit's probability of being wrong, in budgets.
+    """How a mode decides. ``floor``: the least cosine of a neighbour. ``cold``: the most a hit may be given to be wrong
+    while nothing was observed, in budgets; ``most``: that of any hit later on.
+
+    ``young``: until so many outcomes were observed, only the verifier opens, surer than ``opens``, and a question is
+    served once before it is checked; after that at most ``unchecked`` times.
     """
 
     floor: float
     prior: Prior
-    allowance: float
+    cold: float
     most: float
+    young: int = 0
+    opens: float = 1.0
+    unchecked: int = 0
 
 
 SETTINGS: dict[Mode, Setting] = {
-    # Evidence: 1, the verifier's log-odds, (cosine − 0.9) · 20.
-    "question": Setting(0.8, Prior((2.0, 0.2, 1.0), (10.0, 3.0, 20.0)), 2.0, math.inf),
+    # Evidence: 1, the verifier's log-odds, (cosine − 0.9) · 20, (cosine of the nearest with another answer − 0.8) · 10.
+    "question": Setting(
+        *(0.8, Prior((1.3, 0.0, 1.1, -0.8), (10.0, 80.0, 80.0, 80.0), trust=3.0)),
+        *(2.0, 2.0),
+        young=40,
+        opens=0.01,
+        unchecked=4,
+    ),
     # Evidence: 1, (closest − 0.7) · 5, log-odds of the neighbours' vote, its margin · 5, agreeing ÷ 4,
     # (mean of the three closest that agree − 0.7) · 5.
     "faq": Setting(0.5, Prior((-2.0, 2.0, 0.5, 0.5, 0.5, 0.0), (0.3,) * 6), 1.0, 12.0),
@@ -62,7 +76,7 @@ class Neighbour(msgspec.Struct, frozen=True):
 
 class Verdict(msgspec.Struct, frozen=True):
     """What to do. ``p_same``: probability that the answer of ``entry`` serves; ``audited``: it would have been served,
-    and was drawn to be checked with probability ``share``.
+    and was drawn to be checked with probability ``share``. ``measures``: what the verifier went by, where it was asked.
     """
 
     action: Action
@@ -72,6 +86,7 @@ class Verdict(msgspec.Struct, frozen=True):
     evidence: tuple[float, ...] = ()
     audited: bool = False
     share: float = 1.0
+    measures: tuple[float, ...] = ()
 
 
 REJECTED = Verdict("reject")
@@ -83,31 +98,73 @@ class Judge:
     def __init__(self, mode: Mode, max_wrong_rate: float, verifier: Verifier, chance: random.Random) -> None:
         self.mode: Mode = mode
         self.max_wrong_rate = max_wrong_rate
-        self._verifier, self._chance, self._setting = verifier, chance, SETTINGS[mode]
+        self.verifier, self._chance, self._setting = verifier, chance, SETTINGS[mode]
         self.posterior = Posterior(self._setting.prior)
-        self.audit = Audit(max_wrong_rate * self._setting.allowance)
-        self._limit = max_wrong_rate * self._setting.allowance
+        self.audit = Audit(max_wrong_rate)
+        self._limit = max_wrong_rate * self._setting.cold
+        self._alike: OrderedDict[str, str] = OrderedDict()
+        self._served: OrderedDict[tuple[str, str], int] = OrderedDict()
 
-    def judge(self, asked: Text, neighbours: Sequence[Neighbour]) -> Verdict:
-        """``neighbours``: nearest first."""
-        near = [each for each in neighbours if each.similarity >= self._setting.floor]
-        found = _agreeing(asked, near) if self.mode == "faq" else self._likeliest(asked, near)
+    def judge(self, asked: Text, neighbours: Sequence[Neighbour], said: Mapping[str, float] | None = None) -> Verdict:
+        """``neighbours``: nearest first. ``said``: by entry, the probability a better judge than the verifier gave."""
+        known = [self._resolved(each) for each in neighbours if each.similarity >= self._setting.floor]
+        found = _agreeing(asked, known) if self.mode == "faq" else self._likeliest(asked, known, said or {})
         if found is None:
             return REJECTED
-        evidence, target, surely = found
-        self.posterior.ask(evidence)
-        p_same = self.posterior.p_same(evidence)
-        verdict = Verdict("explore", target.entry, target.answer, p_same, evidence)
-        if 1 - p_same > self._limit or not surely:
+        self.posterior.ask(found.evidence)
+        p_same, target = self.posterior.p_same(found.evidence), found.target
+        verdict = Verdict(
+            "explore", target.entry, target.answer, p_same, found.evidence, measures=tuple(found.measures)
+        )
+        if 1 - p_same > self._limit or not found.surely or self._often(asked, target.entry):
             return verdict
         share = self.audit.share()
         if self._chance.random() < share:
             return msgspec.structs.replace(verdict, audited=True, share=share)
         return msgspec.structs.replace(verdict, action="accept")
 
+    @property
+    def _young(self) -> bool:
+        return len(self.posterior.observations) < self._setting.young
+
+    def _often(self, asked: Text, entry: str) -> bool:
+        """Whether this question was served with this entry so often that it is time to see whether that is right: a
+        popular mistake is the dearest one. What was checked has an answer of its own from then on.
+        """
+        if not self._setting.unchecked:
+            return False
+        times = self._served.pop((asked.raw, entry), 0)
+        if times >= (1 if self._young else self._setting.unchecked):
+            return True
+        self._served[asked.raw, entry] = times + 1
+        if len(self._served) > _REMEMBERED:
+            self._served.popitem(last=False)
+        return False
+
+    def uncertain(self, asked: Text, neighbours: Sequence[Neighbour], low: float, high: float) -> list[Neighbour]:
+        """Those of which the verifier says something from ``low`` to ``high``, and the guard nothing."""
+        near = [each for each in neighbours if each.similarity >= self._setting.floor][:_JUDGED]
+        plain = [each for each in near if reason(asked, each.text) is None]
+        return [each for each in plain if low <= self.verifier.p_same(asked, each.text, each.similarity) <= high]
+
+    def _resolved(self, stored: Neighbour) -> Neighbour:
+        """Answers that were found to say the same count as one."""
+        first = self._alike.get(stored.answer)
+        return stored if first is None else msgspec.structs.replace(stored, answer=first)
+
+    def _merge(self, observation: Observation) -> None:
+        if observation.same and len(observation.answers) == 2:
+            fresh, stored = observation.answers
+            first = self._alike.get(stored, stored)
+            if fresh != first:
+                self._alike[fresh] = first
+            if len(self._alike) > OBSERVATIONS_MAX:
+                self._alike.popitem(last=False)
+
     def learn(self, observation: Observation) -> None:
         """Take over what an explored request taught, here or on another worker."""
         if len(observation.evidence) == len(self._setting.prior.mean) and self.posterior.observe(observation):
+            self._merge(observation)
             if observation.audited:
                 self.audit.observe(not observation.same)
             if self.posterior.due:
@@ -117,6 +174,7 @@ class Judge:
         """Begin with what was learnt before, oldest first; what was observed in another mode is left out."""
         for each in observations:
             if len(each.evidence) == len(self._setting.prior.mean) and self.posterior.observe(each):
+                self._merge(each)
                 for _ in range(round(1 / each.share) if each.share else 1):
                     self.posterior.ask(each.evidence)
                 if each.audited:
@@ -127,28 +185,42 @@ class Judge:
     def refit(self) -> None:
         """Fit now, and choose anew how sure a hit must be."""
         self.posterior.fit()
-        budget, setting = self.max_wrong_rate, self._setting
-        self._limit = self.posterior.threshold(setting.allowance * budget, setting.most * budget)
+        budget = self.max_wrong_rate
+        self._limit = self.posterior.threshold(budget, self._setting.most * budget)
 
-    def _likeliest(self, asked: Text, near: Sequence[Neighbour]) -> _Found | None:
-        judged = [self._compared(asked, each) for each in near[:_JUDGED] if reason(asked, each.text) is None]
-        return max(judged, key=lambda found: self.posterior.before(found[0]), default=None)
+    def _likeliest(self, asked: Text, near: Sequence[Neighbour], said: Mapping[str, float]) -> _Found | None:
+        plain = [each for each in near[:_JUDGED] if reason(asked, each.text) is None]
+        judged = [self._compared(asked, each, near, said.get(each.entry)) for each in plain]
+        return max(judged, key=lambda found: self.posterior.before(found.evidence), default=None)
 
-    def _compared(self, asked: Text, stored: Neighbour) -> _Found:
-        """Served only if the verifier, or the verifier and the closeness, were sure enough before anything was learnt:
-        what is learnt makes the cache stricter, never bolder.
+    def _compared(self, asked: Text, stored: Neighbour, near: Sequence[Neighbour], said: float | None) -> _Found:
+        """Served only if the verifier, or the closeness, were sure enough before anything was learnt: what is learnt
+        makes the cache stricter, never bolder. While little was learnt, the verifier alone can be sure enough.
         """
-        p = min(max(self._verifier.p_same(asked, stored.text, stored.similarity), 1 - _SURE), _SURE)
-        evidence = (1.0, math.log(p / (1 - p)), (stored.similarity - 0.9) * 20)
-        return evidence, stored, 1 - max(p, self.posterior.before(evidence)) <= self.max_wrong_rate
+        measures = measure(asked, stored.text, stored.similarity)
+        p = min(max(self.verifier.p_of(measures) if said is None else said, 1 - _SURE), _SURE)
+        other = max((each.similarity for each in near if each.answer != stored.answer), default=_NOBODY)
+        evidence = (
+            *(1.0, math.log(p / (1 - p))),
+            *((stored.similarity - 0.9) * 20, (max(other, _NOBODY) - 0.8) * 10),
+        )
+        if self._young:
+            surely = 1 - p <= min(self.max_wrong_rate, self._setting.opens)
+        else:
+            surely = 1 - max(p, self.posterior.before(evidence)) <= self.max_wrong_rate
+        return _Found(evidence, stored, surely, measures.tolist())
 
 
-_Found = tuple[tuple[float, ...], Neighbour, bool]
+class _Found(NamedTuple):
+    evidence: tuple[float, ...]
+    target: Neighbour
+    surely: bool = True
+    measures: Sequence[float] = ()
 
 
 def observed(verdict: Verdict, name: str, same: bool) -> Observation:
     """What an explored request taught. ``name``: its entry, so that it counts once."""
-    return Observation(name, verdict.evidence, same, verdict.audited, verdict.share)
+    return Observation(name, verdict.evidence, same, verdict.audited, verdict.share, said=verdict.p_same)
 
 
 def _agreeing(asked: Text, near: Sequence[Neighbour]) -> _Found | None:
@@ -172,4 +244,4 @@ def _agreeing(asked: Text, near: Sequence[Neighbour]) -> _Found | None:
         *(1.0, (closest - 0.7) * 5, math.log(share / (1 - share))),
         *((closest - other) * 5, len(alike) / 4, (mean - 0.7) * 5),
     )
-    return evidence, target, True
+    return _Found(evidence, target)

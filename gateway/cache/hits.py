@@ -12,7 +12,7 @@ from typing import Any
 
 from gateway.cache.eviction import HALF_LIFE_MS, LEAST_NANO
 from gateway.cache.purge import day
-from gateway.cache.stats import bucket
+from gateway.cache.stats import SAID, bucket, said_bucket
 from gateway.errors import RedisAway
 from gateway.redis_io import Keys, RedisLink, Script
 
@@ -46,14 +46,19 @@ class Hits:
         self._counts: dict[str, tuple[int, int]] = {}
         self._similar: Counter[str] = Counter()
 
-    def note(self, entry_id: str, saved_nano: int, similarity: float | None = None) -> None:
-        """An answer was used again, which saved so much; ``similarity``: of a semantic hit."""
+    def note(
+        self, entry_id: str, saved_nano: int, similarity: float | None = None, p_same: float | None = None
+    ) -> None:
+        """An answer was used again, and saved so much. Of semantic hits: how similar, and how likely right."""
         if not self._counts:
             asyncio.get_running_loop().call_later(_EVERY_S, lambda: self._spawn(self.flush()))
         hits, saved = self._counts.get(entry_id, (0, 0))
         self._counts[entry_id] = (hits + 1, saved + max(0, saved_nano))
         if similarity is not None:
-            self._similar[f"{day(int(time.time() * 1000))}:{bucket(similarity)}"] += 1
+            today = day(int(time.time() * 1000))
+            self._similar[f"{today}:{bucket(similarity)}"] += 1
+            if p_same is not None:
+                self._similar[f"{today}:{SAID}{said_bucket(p_same)}"] += 1
 
     async def flush(self) -> None:
         """Hand over what was counted; lost where Redis is away."""

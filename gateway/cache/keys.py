@@ -23,19 +23,22 @@ class CacheContext(msgspec.Struct, frozen=True, kw_only=True):
 
     ``exact`` and ``normal`` are digests of the whole request (``normal``: other case and spacing, None where that
     could change the meaning); ``question`` is the text to compare inside ``partition``, '' where only an identical
-    request may be answered.
+    request may be answered. ``embedder``: whose vectors are in there.
     """
 
     partition: str
     exact: str
     normal: str | None
     question: str
+    embedder: str = ""
 
 
 def cache_context(
     request: ChatRequest, principal: Principal, *, scope: Scope, local_only: bool, embedder: str
 ) -> CacheContext:
-    """The cache's view of a request. Pure; ``embedder`` is the identity of the embedding model in use."""
+    """The cache's view of a request. Pure; ``embedder`` is the identity of the embedding model in use, '' while that
+    is not known: nothing is compared then.
+    """
     tenant = {"key": principal.key_id, "team": principal.team or principal.key_id, "shared": ""}[scope]
     messages, question = _split(request.messages)
     body = {name: _value(raw) for name, raw in request.fields.items() if name not in _NO_WALL}
@@ -52,7 +55,8 @@ def cache_context(
         partition=_digest(walled, b"semantic", embedder.encode()),
         exact=_digest(walled, b"exact", msgspec.json.encode(question, order="sorted")),
         normal=None if normal is None else _digest(walled, b"normal", normal.encode()),
-        question=text if text is not None and _comparable(request, text) else "",
+        question=text if text is not None and embedder and _comparable(request, text) else "",
+        embedder=embedder,
     )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gateway.cache import exact
 from gateway.cache.eviction import drop
+from gateway.cache.lessons import Lesson, note_by
 from gateway.redis_io import Keys
 from gateway.types import CacheEntry, Frozen
 
@@ -94,14 +95,31 @@ async def _purge_all(redis: Redis, keys: Keys, *, dry_run: bool) -> Purged:
     return purged
 
 
+class WrongHit(Frozen, frozen=True, kw_only=True):
+    """A request that was answered with an entry, wrongly: its row's. ``evidence`` and ``measures``: what that hit was
+    decided on; () where it was no semantic one.
+    """
+
+    request_id: str
+    key_id: str
+    ts_ms: int
+    model: str
+    evidence: tuple[float, ...] = ()
+    measures: tuple[float, ...] = ()
+
+
 async def reject(
-    redis: Redis, entry_id: str, *, request_id: str = "", evidence: Sequence[float] = (), keys: Keys | None = None
+    redis: Redis,
+    entry_id: str,
+    hits: Sequence[WrongHit] = (),
+    *,
+    source: Literal["reported", "rejected"] = "reported",
+    keys: Keys | None = None,
 ) -> bool:
     """Evict an answer that somebody says was wrong, and tell those who learn from it. False: there is no such entry.
 
-    The event ``reject`` on the stream of cache events carries the entry, its partition and stored question, and the
-    request that was answered with it, where one was named. ``evidence`` is what that hit was served on: the posterior
-    of the partition takes it as an outcome.
+    The event ``reject`` on the stream of cache events carries the entry, its partition and its stored question. Of each
+    of ``hits``, what it was served on is an outcome for the partition's posterior and a lesson for the verifier.
     """
     keys = keys or Keys()
     held: Any = await redis.hget(keys.sizes, entry_id)
@@ -109,21 +127,33 @@ async def reject(
     if held is None or not await drop(redis, [entry_id], keys):
         return False
     entry, partition = exact.decode(value) if value else None, held.decode().partition(":")[2]
-    event: dict[Any, Any] = {
-        "reject": entry_id,
-        "partition": partition,
-        "stored": entry.prompt if entry else "",
-        "request": request_id,
-    }
+    event: dict[Any, Any] = {"reject": entry_id, "partition": partition, "stored": entry.prompt if entry else ""}
     await redis.xadd(keys.events, event, maxlen=_EVENTS_KEPT, approximate=True)
     await redis.hincrby(keys.days, f"{day(int(time.time() * 1000))}:rejected", 1)
-    if evidence:
-        from gateway.cache.judges import teach  # brings numpy, which the command line can do without
-        from gateway.cache.posterior import Observation
-
-        wrong = Observation(f"rejected:{request_id}", tuple(evidence), same=False)
-        await teach(redis, keys, partition, wrong)
+    for hit in hits:
+        await _learn(redis, keys, partition, hit, source)
     return True
+
+
+async def _learn(
+    redis: Redis, keys: Keys, partition: str, hit: WrongHit, source: Literal["reported", "rejected"]
+) -> None:
+    from gateway.cache.judges import teach  # brings numpy, which the command line can do without
+    from gateway.cache.posterior import Observation
+
+    if hit.evidence:
+        await teach(redis, keys, partition, Observation(f"rejected:{hit.request_id}", hit.evidence, same=False))
+    if hit.measures:
+        lesson = Lesson(
+            ts_ms=int(time.time() * 1000),
+            tenant=hit.key_id,
+            partition=partition,
+            source=source,
+            measures=hit.measures,
+            same=False,
+            made=((hit.ts_ms, hit.model),),
+        )
+        await note_by(redis, keys, lesson)
 
 
 def day(now_ms: int) -> int:

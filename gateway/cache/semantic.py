@@ -7,16 +7,18 @@ What is served is decided one by one (:mod:`gateway.cache.decision`). Each worke
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from gateway.cache import codes
 from gateway.cache.codes import Vector
 from gateway.cache.decision import NEIGHBOURS, Mode
 from gateway.cache.index import PartitionIndex
-from gateway.cache.judges import Judges
+from gateway.cache.judges import Judges, Promise
 from gateway.cache.keys import CacheContext
 from gateway.cache.partitions import Partitions
 from gateway.cache.prefilter import Marker
@@ -24,6 +26,9 @@ from gateway.errors import RedisAway, UpstreamError
 from gateway.protocols import Embedder
 from gateway.redis_io import Keys, RedisLink, Script
 from gateway.types import CacheHit
+
+if TYPE_CHECKING:
+    from gateway.cache.judges import Second
 
 _EVENTS_KEPT = 20_000
 _UNLEARNT_MAX = 4_096
@@ -62,6 +67,26 @@ class SemanticCache:
         self._unlearnt.clear()
         self.partitions.close()
 
+    def identity(self, configured: str) -> str:
+        """Whose vectors are compared: the configured model, and what its replies say that it is, so that another model
+        behind the same name is another one. '' while none has replied.
+        """
+        if self.embedder is None:
+            return configured
+        return f"{configured} {self.embedder.id}" if self.embedder.id else ""
+
+    async def introduce(self, wait_s: float) -> None:
+        """Ask the embedder who it is, unless that is known. Raises nothing: it may be away."""
+        if self.embedder is not None and self.embedder.id is None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._embed(["?"])
+
+    def _is_of(self, context: CacheContext) -> bool:
+        """Whether the embedder that has just replied is the one whose vectors are in the request's partition."""
+        assert self.embedder is not None
+        return not context.embedder or context.embedder.endswith(f" {self.embedder.id}")
+
     def candidates(self, context: CacheContext) -> bool:
         """Whether there is anything to compare with: without it, no embedding is computed."""
         if not context.question or self.embedder is None or self.partitions.get(context.partition) is None:
@@ -69,7 +94,13 @@ class SemanticCache:
         return self.partitions.may_hit(context.partition, self.marker.of(context.question), words=False)
 
     async def recall(
-        self, context: CacheContext, mode: Mode = "question", max_wrong_rate: float = 0.01
+        self,
+        context: CacheContext,
+        mode: Mode = "question",
+        max_wrong_rate: float = 0.01,
+        policy: str = "",
+        *,
+        local_only: bool = False,
     ) -> tuple[CacheHit | None, Vector | None]:
         """A stored answer to a question that means the same, and the question's embedding if one was computed.
 
@@ -86,21 +117,22 @@ class SemanticCache:
         if vectors is None:
             return None, None
         vector: Vector = vectors[0]
-        if len(vector) != index.dimension:
+        if len(vector) != index.dimension or not self._is_of(context):
             return None, vector
-        return await self._judge(context, index, vector, mode, max_wrong_rate), vector
+        return await self._judge(context, index, vector, Promise(mode, max_wrong_rate, policy, local_only)), vector
 
     async def _judge(
-        self, context: CacheContext, index: PartitionIndex, vector: Vector, mode: Mode, max_wrong_rate: float
+        self, context: CacheContext, index: PartitionIndex, vector: Vector, promise: Promise
     ) -> CacheHit | None:
         near = await index.search(vector, NEIGHBOURS, self.partitions.thread)
-        judged = await self.judges.judge(context, near, mode, max_wrong_rate)
+        judged = await self.judges.judge(context, near, promise)
         for entry_id in judged.gone:
             self.partitions.remove(context.partition, entry_id)
         return judged.hit
 
-    async def remember(self, context: CacheContext, vector: Vector | None = None) -> None:
+    async def remember(self, context: CacheContext, vector: Vector | None = None, second: Second | None = None) -> None:
         """Make the answer just stored under ``context.exact`` findable by similar questions. Off the request's path.
+        ``second``: who else may be asked whether it says what a stored one says.
 
         Embedding gives way to the requests that wait for one: a batch at a time, a share of the time, and past a bound
         nothing more is learnt until there is room. Returns at once where another call is at it.
@@ -108,8 +140,9 @@ class SemanticCache:
         if not context.question or self.embedder is None:
             return
         if vector is not None:
-            await self._keep(context, vector)
-            await self.judges.learn(context, self._embed)
+            if self._is_of(context):
+                await self._keep(context, vector)
+            await self.judges.learn(context, self._embed, second)
         elif len(self._unlearnt) < _UNLEARNT_MAX and not self._closed.is_set():
             self._unlearnt.append(context)
             if not self._learning.locked():
@@ -123,7 +156,8 @@ class SemanticCache:
             vectors = await self._embed([context.question for context in batch])
             took = time.perf_counter() - began
             if vectors is not None:
-                await asyncio.gather(*map(self._keep, batch, vectors))
+                kept = [(one, vector) for one, vector in zip(batch, vectors, strict=True) if self._is_of(one)]
+                await asyncio.gather(*(self._keep(one, vector) for one, vector in kept))
             if len(self._unlearnt) > _BATCH:
                 await self._pause(took * (1 / _LEARNING_SHARE - 1))
 

@@ -6,6 +6,7 @@ Gradient-boosted trees over a few measures of how two questions differ, calibrat
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
@@ -25,6 +26,7 @@ MEASURES = (
     *("synonyms", "typos", "reordered", "asks", "words_shared", "pairs_shared", "trigrams_shared", "length_ratio"),
     *("shortest", "function_words", "same_words", "same_start", "same_end", "one_sided", "guarded", "same_asked"),
 )
+_SHIPPED = Path(__file__).with_name("verifier.json")
 _SAFE_LETTERS = 4
 _LONG = 7
 _PREFIX = 5
@@ -70,8 +72,15 @@ class Verifier:
 
     def p_same(self, asked: Text, stored: Text, cosine: float) -> float:
         """Probability that the answer to ``stored`` answers ``asked``; ``cosine`` is that of their embeddings."""
-        total = self._model.slope * self.raw(measure(asked, stored, cosine)) + self._model.offset
-        return float(1.0 / (1.0 + np.exp(-total)))
+        return self.p_of(measure(asked, stored, cosine))
+
+    def p_of(self, measures: Measures) -> float:
+        """As `p_same`, of what :func:`measure` found; shape (len(MEASURES),)."""
+        return float(1.0 / (1.0 + np.exp(-self.log_odds(measures))))
+
+    def log_odds(self, measures: Measures) -> float:
+        """Of what `p_of` says."""
+        return self._model.slope * self.raw(measures) + self._model.offset
 
     def raw(self, measures: Measures) -> float:
         """The sum of the trees, in log-odds before calibration. ``measures``: shape (len(MEASURES),)."""
@@ -89,7 +98,13 @@ class Verifier:
 @cache
 def shipped() -> Verifier:
     """The verifier this package ships; read on first use."""
-    return Verifier(msgspec.json.decode(Path(__file__).with_name("verifier.json").read_bytes(), type=Model))
+    return Verifier(msgspec.json.decode(_SHIPPED.read_bytes(), type=Model))
+
+
+@cache
+def shipped_digest() -> str:
+    """Tells one shipped verifier from another: what is stacked on one (recalibrated.py) fits no other."""
+    return hashlib.sha256(_SHIPPED.read_bytes()).hexdigest()
 
 
 def measure(left: Text, right: Text, cosine: float) -> Measures:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.cli import cache_eval
+from gateway.cli import cache_eval, cache_train
 from gateway.cli.keys import Seconds, with_redis
 from gateway.cli.options import AsJson, Config, Problem, print_json, print_table, settings
 
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.cache.purge import Purged
-    from gateway.cache.stats import CacheStats, Checked
+    from gateway.cache.stats import CacheStats, Checked, Kept
     from gateway.ledger.answers import Measures
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(cache_eval.simulate)
 app.command()(cache_eval.pairs)
+app.command()(cache_train.train)
 
 _WEEK_MS = 7 * 86_400_000
 _BAR = 40
@@ -81,6 +82,11 @@ def _print(held: CacheStats, audited: Checked, tiers: dict[str, Measures]) -> No
     if audited.checked:
         share, between = audited.wrong / audited.checked, f"{audited.low:.2%} to {audited.high:.2%}"
         typer.echo(f"{share:.2%} of {audited.checked:,} semantic hits that were checked were wrong (95 %: {between})")
+    for title, some in (("policy", audited.promises), ("partition", audited.partitions)):
+        if some:
+            typer.echo()
+            columns = (title, "mode", "budget", "checked", "wrong", "95 %", "kept")
+            print_table(columns, [_promise(one) for one in some], right=("budget", "checked", "wrong"))
     if tiers:
         rows = [_tier(name, each, tiers) for name, each in tiers.items()]
         shown = [(r["tier"], f"{r['requests']:,}", f"{r['share']:.1%}", usd(r["saved_nano"])) for r in rows]
@@ -92,12 +98,33 @@ def _print(held: CacheStats, audited: Checked, tiers: dict[str, Measures]) -> No
             if count:
                 low, high = bounds(number)
                 typer.echo(f"  {low:.3f}–{high:.3f} {'█' * max(1, round(count / most * _BAR))} {count:,}")
+    if any(held.said) or any(audited.afresh):
+        typer.echo()
+        columns = ("said to be right", "served", "answered afresh", "was the same")
+        print_table(columns, _posterior(held, audited), right=columns[1:])
     if held.psi is not None:
         typer.echo(f"shift since last week (PSI): {held.psi:.3f}{', a drift' if held.drifts else ''}")
     if held.top:
         typer.echo()
         top = [(one.entry, f"{one.hits:,}", usd(one.saved_nano), one.model, one.prompt[:60]) for one in held.top]
         print_table(("entry", "hits", "saved $", "model", "question"), top, right=("hits", "saved $"))
+
+
+def _promise(one: Kept) -> tuple[str, ...]:
+    between = f"{one.low:.2%} to {one.high:.2%}" if one.checked else ""
+    kept = "no" if one.exceeded else "yes" if one.checked else "not checked yet"
+    closed = f"; closed in {one.closed} of {one.partitions}" if one.closed else ""
+    name = one.partition[:12] or one.policy
+    return name, one.mode, f"{one.budget:.2%}", f"{one.checked:,}", f"{one.wrong:,}", between, kept + closed
+
+
+def _posterior(held: CacheStats, audited: Checked) -> list[tuple[str, ...]]:
+    from gateway.cache.stats import posterior
+
+    return [
+        (f"{low:g} – {high:g}", f"{served:,}", f"{afresh:,}", f"{same / afresh:.1%}" if afresh else "")
+        for low, high, served, afresh, same in posterior(held, audited)
+    ]
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gateway.cache.trial import Decider
+    from gateway.cache.verifier import Verifier
 
 Row = TypeVar("Row")
 MaxWrongRate = Annotated[float, typer.Option(min=0.0, max=1.0, help="Of what is served semantically")]
@@ -32,16 +34,24 @@ def simulate(
     seed: Annotated[int, typer.Option(help="Of the draw of what is checked")] = 0,
     config: Config = None,
 ) -> None:
-    """Which requests of a stream would have been answered from the cache. Equal class_id: the same answer serves."""
-    from gateway.cache.trial import Partition, judge
+    """Which requests of a stream would have been answered from the cache. Equal class_id: the same answer serves.
+
+    Rows may have a history (any JSON): requests of different histories share nothing.
+    """
+    from gateway.cache.trial import Partitions, judge
 
     rows = list(_rows(stream, _Request))
-    decider: Decider = _baseline(baseline) if baseline else judge(mode, max_wrong_rate, seed)
+    if baseline:
+        _baseline(baseline)
     vectors = _embedded([row.prompt for row in rows], config)
-    partition = Partition(decider, vectors.shape)
+    decider = (
+        partial(_baseline, baseline) if baseline else partial(judge, mode, max_wrong_rate, seed, _verifier(config))
+    )
+    partitions = Partitions(decider, vectors.shape)
     with _opened(out, "wt") as file:
         for number, (row, vector) in enumerate(zip(rows, vectors, strict=True)):
-            hit = partition.ask(number, row.prompt, str(row.class_id), vector)
+            history = msgspec.json.encode(row.history, order="sorted")
+            hit = partitions.ask(history, number, row.prompt, str(row.class_id), vector)
             file.write(msgspec.json.encode({"hit_of": hit}).decode() + "\n")
 
 
@@ -51,13 +61,19 @@ def pairs(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines instead of words")] = False,
     config: Config = None,
 ) -> None:
-    """Whether the answer to ``b`` would be served to ``a``, by a cache with no history: a line for each pair."""
+    """Whether the answer to ``b`` would be served to ``a``, by a cache that knows nothing yet: a line for each pair.
+
+    Rows may have a_history and b_history (any JSON): where they differ, nothing is shared.
+    """
     from gateway.cache.trial import opinions
 
     rows = list(_rows(file, _Pair))
     vectors = _embedded([text for row in rows for text in (row.a, row.b)], config)
     similarities = (vectors[0::2] * vectors[1::2]).sum(axis=1).tolist()
-    for opinion in opinions([(row.a, row.b) for row in rows], similarities, max_wrong_rate):
+    found = opinions([(row.a, row.b) for row in rows], similarities, max_wrong_rate, _verifier(config))
+    for row, opinion in zip(rows, found, strict=True):
+        if row.a_history != row.b_history:
+            opinion = msgspec.structs.replace(opinion, guard="history", accept=False)
         if as_json:
             typer.echo(msgspec.json.encode(opinion).decode())
         else:
@@ -68,11 +84,14 @@ def pairs(
 class _Request(msgspec.Struct, frozen=True):
     prompt: str
     class_id: int | str
+    history: Any = None
 
 
 class _Pair(msgspec.Struct, frozen=True):
     a: str
     b: str
+    a_history: Any = None
+    b_history: Any = None
 
 
 def _opened(path: Path, how: Literal["rt", "wt"]) -> Any:
@@ -101,6 +120,13 @@ def _baseline(named: str) -> Decider:
     except ValueError:
         pass
     raise typer.BadParameter("a baseline is cosine:T, such as cosine:0.95")
+
+
+def _verifier(config: Path | None) -> Verifier | None:
+    """The one that gateway.yaml names; None: the shipped one. Raises ConfigError."""
+    from gateway.reload import build_verifier
+
+    return build_verifier(settings(config))
 
 
 def _embedded(texts: Sequence[str], config: Path | None) -> NDArray[Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.cache.stats import CacheStats, Checked, Top, bounds
+from gateway.cache.stats import CacheStats, Checked, Kept, Top, bounds, posterior
 from gateway.dashboard.page import Ask, Page
 from gateway.dashboard.tables import Column, Table
 
@@ -29,6 +29,25 @@ _SIMILARITY_COLUMNS = (
     Column("similarity", "Similarity"),
     Column("hits", "This week", "count"),
     Column("before", "The week before", "count"),
+)
+_PROMISE_COLUMNS = (
+    Column("policy", "Policy"),
+    Column("mode", "Mode", minor=True),
+    Column("budget", "Budget", "share"),
+    Column("checked", "Checked", "count"),
+    Column("wrong", "Wrong", "count"),
+    Column("low", "95 % from", "share"),
+    Column("high", "to", "share"),
+    Column("kept", "Kept"),
+    Column("partitions", "Partitions", "count", minor=True),
+    Column("closed", "Closed", "count", minor=True),
+)
+_PARTITION_COLUMNS = (Column("partition", "Partition", "code"), *(one for one in _PROMISE_COLUMNS[:-2]))
+_POSTERIOR_COLUMNS = (
+    Column("said", "Said to be right"),
+    Column("served", "Served this week", "count"),
+    Column("afresh", "Answered afresh", "count"),
+    Column("same", "Was the same", "share"),
 )
 _TOP_COLUMNS = (
     Column("prompt", "Question"),
@@ -61,11 +80,37 @@ async def cache(ask: Ask) -> Page:
     top = [{"prompt": one.prompt or "(compared whole only)", **_row(one)} for one in held.top] if held else []
     tables = (
         Table("tiers", "What became of requests", _TIER_COLUMNS, tiers, empty="No requests in this period."),
+        *_promises(audited),
+        Table("posterior", "How sure it was", _POSTERIOR_COLUMNS, _sure(held, audited), empty="No semantic hit yet."),
         Table("similarity", "Similarity of semantic hits", _SIMILARITY_COLUMNS, rows, empty="No semantic hit yet."),
         Table("top", "Answers that save most", _TOP_COLUMNS, top, empty="No stored answer has been used yet."),
     )
     figures = {} if held is None else {"entries": held.entries, "bytes": held.bytes, "psi": held.psi}
     return Page("cache", "Cache", {"held": held, "audited": audited}, tables, figures=figures)
+
+
+def _promises(audited: Checked | None) -> tuple[Table, Table]:
+    by_policy = [_kept(one) for one in audited.promises] if audited else []
+    by_partition = [_kept(one) for one in audited.partitions] if audited else []
+    empty = "Nothing was in doubt yet."
+    return (
+        Table("promises", "Wrong answers against the budget", _PROMISE_COLUMNS, by_policy, empty=empty),
+        Table("partitions", "Where most was checked", _PARTITION_COLUMNS, by_partition, empty=empty),
+    )
+
+
+def _kept(one: Kept) -> dict[str, Any]:
+    kept = "no" if one.exceeded else "yes" if one.checked else "not checked yet"
+    return {**msgspec.structs.asdict(one), "partition": one.partition[:12], "kept": kept}
+
+
+def _sure(held: CacheStats | None, audited: Checked | None) -> list[dict[str, Any]]:
+    if held is None or audited is None:
+        return []
+    return [
+        {"said": f"{low:g} – {high:g}", "served": served, "afresh": afresh, "same": same / afresh if afresh else None}
+        for low, high, served, afresh, same in posterior(held, audited)
+    ]
 
 
 def _similarities(held: CacheStats) -> list[dict[str, Any]]:

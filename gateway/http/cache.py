@@ -10,16 +10,20 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from gateway.cache.purge import Which, purge, reject
+from gateway.cache.purge import Which, WrongHit, purge, reject
 from gateway.cache.stats import checked, stats
 from gateway.errors import InvalidRequest, NotFound
 from gateway.http.admin import keeping, read_json
 from gateway.http.peer import principal_of, require_role
+from gateway.ledger.answers import Period
+from gateway.ledger.errors import LedgerAway
+from gateway.ledger.where import ledger_url
+from gateway.types import LedgerEntry
 
 if TYPE_CHECKING:
     from gateway.runtime import Runtime
-    from gateway.types import LedgerEntry
 
+_LATELY_MS, _HITS_MAX, _TAIL = 7 * 86_400_000, 20, 2_000
 _SELECTORS = ("key", "tag", "entry")
 
 
@@ -63,10 +67,12 @@ class CacheDesk:
         return JSONResponse(msgspec.to_builtins(await keeping(work)))
 
     async def reject(self, request: Request) -> Response:
-        """Evict an entry that is wrong, on every worker, and learn from it."""
+        """Evict an entry that is wrong, on every worker, and learn from the hits it was lately given as."""
         await require_role(self._runtime, request.scope)
         entry = request.path_params["entry"]
-        if not await keeping(reject(self._runtime.redis, entry, keys=self._runtime.keys)):
+        hits = await self._given(entry)
+        work = reject(self._runtime.redis, entry, hits, source="rejected", keys=self._runtime.keys)
+        if not await keeping(work):
             raise NotFound(f"no cache entry '{entry}'")
         return JSONResponse({"object": "gateway.cache.entry", "id": entry, "rejected": True})
 
@@ -94,13 +100,45 @@ class CacheDesk:
 
     async def _reject(self, row: LedgerEntry) -> bool:
         """Evict what a request was answered with; the row holds what that was decided on."""
-        return await reject(
-            self._runtime.redis,
-            row.cache_entry,
-            request_id=row.request_id,
-            evidence=row.detail.get("evidence") or (),
-            keys=self._runtime.keys,
-        )
+        return await reject(self._runtime.redis, row.cache_entry, [_wrong(row)], keys=self._runtime.keys)
+
+    async def _given(self, entry: str) -> list[WrongHit]:
+        """Semantic hits that an entry was lately given as: the newest in the ledger, and those on their way there."""
+        found = await self._in_ledger(entry)
+        messages: Any = await keeping(self._runtime.redis.xrevrange(self._runtime.keys.ledger, count=_TAIL))
+        for _, fields in messages:
+            if entry.encode() in (value := fields.get(b"e", b"")):
+                found.append(msgspec.json.decode(value, type=LedgerEntry))
+        different = {row.request_id: row for row in found if row.cache == "semantic" and row.cache_entry == entry}
+        return [_wrong(row) for row in different.values()][-_HITS_MAX:]
+
+    async def _in_ledger(self, entry: str) -> list[LedgerEntry]:
+        """Of the last days; none where the ledger cannot be read."""
+        from gateway.ledger.store import SqlStore  # brings SQLAlchemy, which the way of a request does without
+
+        now_ms = int(time.time() * 1000)
+        store = SqlStore.reader(ledger_url(self._runtime.view.settings))
+        found: list[LedgerEntry] = []
+        try:
+            async for rows in store.scan(Period(now_ms - _LATELY_MS, now_ms + 1), {"cache": ("semantic",)}):
+                found += [row for row in rows if row.cache_entry == entry]
+                del found[:-_HITS_MAX]
+        except LedgerAway:
+            return []
+        finally:
+            await store.close()
+        return found
+
+
+def _wrong(row: LedgerEntry) -> WrongHit:
+    return WrongHit(
+        request_id=row.request_id,
+        key_id=row.key_id,
+        ts_ms=row.ts_ms,
+        model=row.model,
+        evidence=tuple(row.detail.get("evidence") or ()),
+        measures=tuple(row.detail.get("measures") or ()),
+    )
 
 
 def _feedback(body: dict[str, Any]) -> _Feedback:

@@ -9,6 +9,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from gateway import log
 from gateway.config import EngineConfig, Settings, is_loopback, runtime_dir, socket_path
 from gateway.redis_io import client, redis_url
 from gateway.supervisor import embedded_redis
@@ -17,6 +18,7 @@ from gateway.supervisor.models import draft, ensured, sampling
 
 HEARTBEAT = "fg:background"  # gateway.background.HEARTBEAT, without importing SQLAlchemy for it
 _DRAIN_GRACE = 5.0
+_log = log.get(__name__)
 
 
 def all_parts(settings: Settings, listening: int, port: int) -> list[Part]:
@@ -47,7 +49,12 @@ def _embedder(settings: Settings) -> list[Part]:
     embedder = settings.config.embedder
     if embedder.url or not embedder.enabled:
         return []
-    return [_model_part(settings, "embed", embedder.model, "embed")]
+    beside = settings.config.cache.cross_encoder
+    folder = settings.models_dir / Path(beside.model).expanduser() if beside and not beside.url else None
+    options = ("--cross-encoder", str(folder)) if folder and folder.is_dir() else ()
+    if folder and not options:
+        _log.error("cache.cross_encoder: there is no such folder, the verifier decides alone", folder=str(folder))
+    return [_model_part(settings, "embed", embedder.model, "embed", options)]
 
 
 def _chat(settings: Settings) -> list[Part]:

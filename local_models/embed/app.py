@@ -24,6 +24,7 @@ from local_models.errors import (
 from local_models.serving import ClientGone, Loading, application, read_json, until_gone
 
 MAX_INPUTS = 2048
+MAX_DOCUMENTS = 64
 
 
 class EmbeddingBody(msgspec.Struct, frozen=True):
@@ -33,6 +34,14 @@ class EmbeddingBody(msgspec.Struct, frozen=True):
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
+
+
+class RerankBody(msgspec.Struct, frozen=True):
+    """The body of `/v1/rerank`, as vLLM, Jina and others have it."""
+
+    query: str
+    documents: list[str]
+    model: str | None = None
 
 
 def create_app(loading: Loading[Batcher], name: str) -> Starlette:
@@ -54,7 +63,27 @@ def create_app(loading: Loading[Batcher], name: str) -> Starlette:
             raise Unavailable(str(error), "overloaded", retry_after=1) from error
         return json_response(_reply(embedded, identity, body.encoding_format or "float"))
 
-    return application(loading, [Route("/v1/embeddings", embeddings, methods=["POST"])], {"id": name})
+    async def rerank(request: Request) -> Response:
+        pairs = loading.get().pairs
+        if pairs is None:
+            raise ApiError(404, "no cross-encoder is served here", "model_not_found")
+        body = await read_json(request, RerankBody)
+        if not body.documents or len(body.documents) > MAX_DOCUMENTS:
+            raise InvalidRequest(f"documents must be 1 to {MAX_DOCUMENTS} texts", "documents")
+        try:
+            scores = await until_gone(request.receive, pairs.score(body.query, body.documents))
+        except ClientGone:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        except Overloaded as error:
+            raise Unavailable(str(error), "overloaded", retry_after=1) from error
+        results = [{"index": index, "relevance_score": score} for index, score in enumerate(scores)]
+        return json_response({"object": "list", "model": body.model or name, "results": results})
+
+    routes = [
+        Route("/v1/embeddings", embeddings, methods=["POST"]),
+        Route("/v1/rerank", rerank, methods=["POST"]),
+    ]
+    return application(loading, routes, {"id": name})
 
 
 def identified(name: str, embedder: Embedder) -> str:

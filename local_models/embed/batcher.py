@@ -7,10 +7,14 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from local_models.embed.model import Embedded, Embedder, Vectors
+
+if TYPE_CHECKING:
+    from local_models.embed.crossencoder import CrossEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -61,10 +65,10 @@ class Job:
 
 
 class Batcher:
-    """Micro-batches over an embedder; at most `max_queue` texts wait."""
+    """Micro-batches over an embedder; at most `max_queue` texts wait. `pairs`: served beside it, closed with it."""
 
-    def __init__(self, embedder: Embedder, max_queue: int) -> None:
-        self.embedder = embedder
+    def __init__(self, embedder: Embedder, max_queue: int, pairs: CrossEncoder | None = None) -> None:
+        self.embedder, self.pairs = embedder, pairs
         self._max_queue = max_queue
         self._jobs: deque[Job] = deque()
         self._waiting = 0
@@ -90,6 +94,8 @@ class Batcher:
 
     def close(self) -> None:
         """End the thread after its present batch."""
+        if self.pairs is not None:
+            self.pairs.close()
         with self._changed:
             self._closed = True
             self._changed.notify()

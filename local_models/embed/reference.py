@@ -22,7 +22,7 @@ class Reference:
     def __init__(self, folder: Path, threads: int, verbose: bool = False) -> None:
         """Raises OSError, ValueError for a bad folder."""
         self.precision = ""
-        _offline(verbose)
+        offline(verbose)
         import torch
         from sentence_transformers import SentenceTransformer
 
@@ -53,7 +53,7 @@ class Reference:
         return Embedded(vectors.numpy().astype(np.float32, copy=False), tokens)
 
 
-def _offline(verbose: bool) -> None:
+def offline(verbose: bool) -> None:
     """Settings that are read on import: nothing is ever looked up on a hub, and no progress bars in the log."""
     calm_openmp()
     os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
 from gateway.alerts import rules
+from gateway.cache.posterior import Observation
 from gateway.cache.purge import day
 from gateway.cache.stats import PSI_ALARM
 from gateway.types import CacheTier
@@ -50,6 +52,34 @@ def test_it_shows_hits_by_tier_and_how_similar_they_were(looked: Looked) -> None
     assert "A question that means the same" in page.text
     assert "2 were said to be wrong" in page.text
     assert "Questions have shifted" not in page.text
+
+
+async def _outcomes(redis: Redis, name: str, policy: str, budget: float, wrong: int) -> None:
+    await redis.delete(name)
+    for number in range(100):
+        about = {"policy": policy, "mode": "question", "budget": budget, "said": 0.97}
+        outcome = Observation(f"o{number}", (1.0,), same=number >= wrong, audited=True, **about)
+        await redis.rpush(name, msgspec.msgpack.encode(outcome))
+
+
+def test_it_holds_what_was_checked_against_each_policys_budget(looked: Looked) -> None:
+    runtime = looked.gateway.runtime
+    for partition, policy, budget, wrong in (("pa", "strict", 0.01, 9), ("pb", "loose", 0.1, 9)):
+        looked.thread.run(_outcomes(runtime.redis, runtime.keys.outcomes(partition), policy, budget, wrong))
+
+    shown: dict[str, Any] = looked.json("/cache.json?period=7d")
+
+    rows = {row["policy"]: row for row in shown["tables"]["promises"]}
+    assert [(rows[name]["budget"], rows[name]["checked"], rows[name]["wrong"]) for name in ("strict", "loose")] == [
+        (0.01, 100, 9),
+        (0.1, 100, 9),
+    ]
+    assert (rows["strict"]["kept"], rows["loose"]["kept"]) == ("no", "yes")
+    assert 0.03 < rows["strict"]["low"] < 0.09 < rows["strict"]["high"] < 0.17
+    [sure] = shown["tables"]["posterior"]
+    assert (sure["said"], sure["afresh"], sure["same"]) == ("0.95 – 0.98", 200, 182 / 200)
+    page = httpx.get(f"{looked.url}/dashboard/cache?period=7d", headers={"accept": "text/html"}, timeout=30)
+    assert "Wrong answers against the budget" in page.text
 
 
 def test_a_shift_is_told_on_the_page(looked: Looked) -> None:

@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from gateway.cache.posterior import Observation
 from gateway.http.worker import build_runtime
+from gateway.protocols import Embedder
 from gateway.runtime import Runtime
 from tests.support.gateway import Gateway, events, gateway, hosted, said, serving
 from tests.support.models import EMBED, embed_model, served
@@ -104,6 +105,30 @@ async def test_no_paraphrase_gets_through_a_wall(gate: Gateway, upstream: Upstre
             reply = await gate.chat(key=key, headers=only, messages=messages)
             assert reply.status_code == 504, messages
     assert len(upstream.requests) == asked
+
+
+class Renamed:
+    """Another model that is served under the same name."""
+
+    id: str | None = "another/mean/384"
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.embed, self.close = embedder.embed, embedder.close
+
+
+async def test_another_embedder_behind_the_same_name_shares_no_vectors(gate: Gateway) -> None:
+    key, only = await gate.key(), {"x-gateway-cache": "only-if-cached"}
+    await stored(gate, key)
+    embedder = gate.runtime.semantic.embedder
+    assert embedder is not None
+    gate.runtime.semantic.embedder = Renamed(embedder)
+    try:
+        for prompt in PARAPHRASES:
+            assert (await gate.chat(prompt, key=key, headers=only)).status_code == 504
+        assert (await gate.chat(ASKED, key=key, headers=only)).headers["x-gateway-cache"] == "exact"
+    finally:
+        gate.runtime.semantic.embedder = embedder
+    assert await found(gate, key) is not None
 
 
 async def test_look_alikes_are_not_answered_alike(gate: Gateway) -> None:

@@ -31,7 +31,7 @@ SUPPORT = {
 }
 STAGES = {"auth", "budget", "cache", "policy", "backends", "ledger"}
 PASSED_ALONG = {"visit", "books", "storing", "reply", "warmth"}
-PIPELINE = {"pipeline", "story", "tracing", "routing", "shadows", "cascade"}
+PIPELINE = {"pipeline", "story", "tracing", "routing", "shadows", "cascade", "arbiter"}
 RUNTIME = {"runtime", "reload"}
 HOUSE = {"economics", "reconcile", "alerts", "erase", "export"}
 SURFACE = {"http", "dashboard"}

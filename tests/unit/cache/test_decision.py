@@ -10,7 +10,7 @@ import pytest
 
 from gateway.cache.decision import Judge, Mode, Neighbour, Verdict, observed
 from gateway.cache.posterior import Observation
-from gateway.cache.verifier import Verifier
+from gateway.cache.verifier import Measures, Verifier
 from gateway.cache.words import Text, read
 
 NAMES = itertools.count()
@@ -22,7 +22,7 @@ class Says(Verifier):
     def __init__(self, p: float) -> None:
         self._p = p
 
-    def p_same(self, asked: Text, stored: Text, cosine: float) -> float:
+    def p_of(self, measures: Measures) -> float:
         return self._p
 
 
@@ -44,10 +44,46 @@ def test_a_sure_pair_is_served_by_a_cache_that_knows_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("p", "budget", "action"), [(0.97, 0.01, "explore"), (0.97, 0.05, "accept"), (0.6, 0.05, "explore")]
+    ("p", "budget", "action"),
+    [(0.992, 0.005, "explore"), (0.992, 0.01, "accept"), (0.992, 0.05, "accept"), (0.97, 0.05, "explore")],
 )
-def test_how_sure_it_must_be_goes_by_the_budget(p: float, budget: float, action: str) -> None:
-    assert judge(p, budget=budget).judge(ASKED, [near(0.93)]).action == action
+def test_how_sure_a_cache_that_knows_nothing_must_be(p: float, budget: float, action: str) -> None:
+    """By the budget, and never less than 99 %: what the verifier says may be wrong here."""
+    assert judge(p, budget=budget).judge(ASKED, [near(0.98)]).action == action
+
+
+def test_a_question_that_is_asked_again_and_again_is_checked() -> None:
+    decider = judge()
+    assert [decider.judge(ASKED, [near()]).action for _ in range(2)] == ["accept", "explore"]
+    for number in range(60):
+        decider.learn(Observation(f"{number}", (1.0, 5.3, 1.0, -0.5), True))
+    decider.audit.share = lambda: 0.0  # type: ignore[method-assign]
+    asked = another()
+    assert [decider.judge(asked, [near()]).action for _ in range(5)] == [*["accept"] * 4, "explore"]
+
+
+def test_a_verifier_that_is_wrong_here_is_soon_believed_no_more() -> None:
+    right, wrong = judge(0.995), judge(0.995)
+    for number in range(60):
+        for decider in (right, wrong):
+            same = decider is right or number % 4 != 0
+            decider.learn(Observation(f"{number}", (1.0, 5.3, 1.0, -0.5), same))
+    assert right.posterior.trust > 0.95
+    assert wrong.posterior.trust < 0.001
+    assert right.judge(ASKED, [near()]).action == "accept"
+    assert wrong.judge(ASKED, [near()]).action == "explore"
+
+
+def test_another_answer_nearby_makes_it_doubt() -> None:
+    decider = judge(0.995, budget=0.05)
+    for number in range(60):
+        decider.learn(Observation(f"{number}", (1.0, 5.3, 1.0, -0.5), number % 5 != 0))
+    alone = decider.judge(ASKED, [near(0.97)])
+    beside = decider.judge(ASKED, [near(0.97), near(0.96, "b", "f", read("how do i reset my pass word"))])
+    assert beside.p_same < alone.p_same - 0.02
+    decider.learn(Observation("same", (1.0, 5.3, 1.0, -0.5), True, answers=("b", "a")))
+    merged = decider.judge(ASKED, [near(0.97), near(0.96, "b", "f", read("how do i reset my pass word"))])
+    assert merged.p_same == pytest.approx(alone.p_same, abs=0.01)
 
 
 def test_nothing_is_learnt_from_what_is_far_away() -> None:
@@ -63,12 +99,16 @@ def test_where_the_guard_speaks_there_is_no_hit(mode: Mode) -> None:
     assert decider.judge(read("how can i reset my password"), [*stored, near(0.9)]).entry in ("e", "")
 
 
+def another() -> Text:
+    """What is asked, in writing of its own: a question that comes back is treated as one."""
+    return read("how do i reset my password" + f"{next(NAMES):b}".replace("0", "?").replace("1", "!"))
+
+
 def served(decider: Judge, rounds: int, wrong: float, chance: random.Random) -> tuple[int, int]:
     """Hits, and how many of them were wrong, of so many requests of which a share is another question."""
     hits = bad = 0
-    for _number in range(rounds):
-        same = chance.random() >= wrong
-        verdict = decider.judge(ASKED, [near()])
+    for _ in range(rounds):
+        verdict, same = decider.judge(another(), [near()]), chance.random() >= wrong
         if verdict.action == "accept":
             hits, bad = hits + 1, bad + (not same)
         elif verdict.action == "explore":
@@ -103,7 +143,7 @@ def test_a_partition_that_goes_wrong_later_is_closed_too_and_opens_when_it_is_ba
 
 def test_an_outcome_counts_once_and_one_of_another_mode_not_at_all() -> None:
     decider = judge()
-    verdict = Verdict("explore", evidence=(1.0, 5.0, 1.0))
+    verdict = Verdict("explore", evidence=(1.0, 5.0, 1.0, 0.0))
     for _ in range(3):
         decider.learn(observed(verdict, "e", True))
     decider.learn(Observation("f", (1.0,) * 6, False))

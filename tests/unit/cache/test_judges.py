@@ -6,17 +6,21 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from redis.asyncio import Redis
 
 from gateway.cache import exact
-from gateway.cache.judges import Judges
+from gateway.cache.judges import Judges, Pairs, Promise
 from gateway.cache.keys import CacheContext
+from gateway.cache.lessons import lessons
+from gateway.cache.verifier import MEASURES
 from gateway.redis_io import Keys, RedisLink
 from gateway.types import CacheEntry, Usage
 
+PROMISE = Promise("question", 0.01, "default")
 STORED, DOUBTFUL = "How do I reset my password?", "How do I reset passwords of many colleagues?"
 
 
@@ -42,7 +46,7 @@ class Worker:
         await self.redis.set(self.keys.exact(id_), exact.encode(entry) or b"")
 
     async def ask(self, question: str, similarity: float = 0.95, near: str = STORED) -> str | None:
-        judged = await self.judges.judge(context(question), [(context(near).exact, similarity)], "question", 0.01)
+        judged = await self.judges.judge(context(question), [(context(near).exact, similarity)], PROMISE)
         return None if judged.hit is None else judged.hit.entry.id
 
     async def learn(self, question: str, answer: str) -> None:
@@ -71,9 +75,7 @@ def two(link: RedisLink, redis: Redis, keys: Keys) -> Worker:
 
 async def test_a_sure_hit_is_served_and_says_how_sure_it_is(one: Worker) -> None:
     await one.store(STORED, "Click.")
-    judged = await one.judges.judge(
-        context("How can I reset my password?"), [(context(STORED).exact, 0.99)], "question", 0.01
-    )
+    judged = await one.judges.judge(context("How to reset my password?"), [(context(STORED).exact, 0.99)], PROMISE)
     assert judged.hit is not None
     assert judged.hit.tier == "semantic"
     assert 0.97 < judged.hit.p_same < 1
@@ -106,7 +108,7 @@ async def test_answers_that_say_the_same_in_other_words_agree(one: Worker, answe
 
 async def test_many_wrong_ones_end_the_hits_of_every_worker(one: Worker, two: Worker) -> None:
     await one.store(STORED, "Click there.")
-    sure = "How can I reset my password?"
+    sure = "How to reset my password?"
     assert await two.ask(sure, 0.99) is not None
     for number in range(200):  # of which some are drawn to be checked, and all once two of those were wrong
         question = f"{sure}{'?' * number}"
@@ -117,14 +119,12 @@ async def test_many_wrong_ones_end_the_hits_of_every_worker(one: Worker, two: Wo
 
 
 async def test_an_entry_that_has_gone_is_told(one: Worker) -> None:
-    judged = await one.judges.judge(context(DOUBTFUL), [("gone", 0.99)], "question", 0.01)
+    judged = await one.judges.judge(context(DOUBTFUL), [("gone", 0.99)], PROMISE)
     assert (judged.hit, judged.gone) == (None, ("gone",))
     await one.store(STORED, "Click.")
-    assert await one.ask("How can I reset my password?", 0.99) is not None
+    assert await one.ask("How to reset my password?", 0.99) is not None
     await one.redis.delete(one.keys.exact(context(STORED).exact))
-    judged = await one.judges.judge(
-        context("How can I reset my password?"), [(context(STORED).exact, 0.99)], "question", 0.01
-    )
+    judged = await one.judges.judge(context("How to reset my password?"), [(context(STORED).exact, 0.99)], PROMISE)
     assert judged.hit is None
 
 
@@ -138,7 +138,7 @@ async def test_what_another_version_wrote_is_passed_over(one: Worker) -> None:
     await one.redis.rpush(one.keys.outcomes("p"), b"\xffodd")
     one.judges.apply({b"outcome": b"odd", b"partition": b"p"})
     await one.store(STORED, "Click.")
-    assert await one.ask("How can I reset my password?", 0.99) is not None
+    assert await one.ask("How to reset my password?", 0.99) is not None
 
 
 async def test_a_purge_forgets_what_was_read(one: Worker) -> None:
@@ -151,3 +151,53 @@ async def test_a_purge_forgets_what_was_read(one: Worker) -> None:
     assert not one.judges._known
     await one.learn(DOUBTFUL, "Click.")
     assert await one.outcomes() == 0
+
+
+class Reader:
+    """A cross-encoder that says what it is told to."""
+
+    def __init__(self, says: float | None) -> None:
+        self.says, self.asked = says, 0
+
+    async def score(self, asked: str, stored: Sequence[str]) -> list[float] | None:
+        self.asked += 1
+        return None if self.says is None else [self.says] * len(stored)
+
+
+@pytest.mark.parametrize(("says", "served"), [(0.999, True), (0.2, False), (None, False)])
+async def test_a_cross_encoder_is_asked_where_the_verifier_is_unsure(
+    one: Worker, says: float | None, served: bool
+) -> None:
+    await one.store(STORED, "Click.")
+    reader = Reader(says)
+    one.judges.pairs = Pairs(reader.score, 0.3, 0.985, local=True)
+    assert await one.ask("How can I reset my password?", 0.97) == (context(STORED).exact if served else None)
+    assert reader.asked == 1
+    await one.ask("What is the price of a ticket to Rome?", 0.81)  # sure enough that it is another question
+    assert reader.asked == 1
+
+
+async def test_a_cross_encoder_elsewhere_is_told_nothing_that_stays_local(one: Worker) -> None:
+    await one.store(STORED, "Click.")
+    here, elsewhere = Reader(0.999), Reader(0.999)
+    promise = msgspec.structs.replace(PROMISE, local_only=True)
+    for reader, local in ((elsewhere, False), (here, True)):
+        one.judges.pairs = Pairs(reader.score, 0.3, 0.985, local=local)
+        asked = context("How can I reset my password?")
+        await one.judges.judge(asked, [(context(STORED).exact, 0.97)], promise)
+    assert (elsewhere.asked, here.asked) == (0, 1)
+
+
+@pytest.mark.parametrize("word", [True, False])
+async def test_a_judge_has_the_last_word_and_the_lesson_says_so(one: Worker, word: bool) -> None:
+    async def second(question: str, fresh: str, stored: str) -> bool:
+        assert (question, fresh, stored) == (DOUBTFUL, "Ask 5 admins.", "Click.")
+        return word
+
+    await one.store(STORED, "Click.")
+    await one.ask(DOUBTFUL)
+    await one.store(DOUBTFUL, "Ask 5 admins.")
+    await one.judges.learn(context(DOUBTFUL), embed, second)
+    [lesson] = [each async for each in lessons(one.redis, one.keys)]
+    assert (lesson.source, lesson.same, len(lesson.measures)) == ("judged", word, len(MEASURES))
+    assert lesson.made == ((1, "big"), (1, "big"))

@@ -136,6 +136,12 @@ def test_a_scope_is_as_wide_as_it_says() -> None:
     assert apart(*loners)
 
 
+def test_nothing_is_compared_while_the_embedder_is_not_known() -> None:
+    assert context(embedder="").question == ""
+    assert context(embedder="").exact == context().exact
+    assert context().question
+
+
 def test_another_embedder_has_partitions_of_its_own_and_shares_exact_answers() -> None:
     one, other = context(), context(embedder="bge")
     assert one.partition != other.partition

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -260,3 +261,24 @@ async def test_learning_takes_a_share_of_the_time_and_ends_at_once_when_the_work
     one.cache.close()
     await asyncio.wait_for(asyncio.gather(*burst), 10)
     assert len(one.embedder.asked) <= 8
+
+
+async def test_another_model_behind_the_same_name_is_another_one(link: RedisLink, redis: Redis, keys: Keys) -> None:
+    worker = Worker(link, redis, keys)
+    cache, embedder = worker.cache, worker.embedder
+    first = cache.identity("local minilm")
+    embedder.id = None
+    assert cache.identity("local minilm") == ""
+    embedder.id = "angles/3"
+    assert cache.identity("local minilm") not in ("", first)
+
+    asked = msgspec.structs.replace(FRANCE, embedder=first)  # when it came, the first model was in place
+    await worker.store(asked)
+    assert cache.size == 0
+    await cache.remember(asked, np.array([1.0, 0.0], dtype=np.float32))
+    assert cache.size == 0
+    embedder.id = "angles/2"
+    await worker.store(asked)
+    assert await worker.finds(msgspec.structs.replace(PARAPHRASE, embedder=first)) == FRANCE.exact
+    embedder.id = "angles/3"
+    assert await worker.finds(msgspec.structs.replace(PARAPHRASE, embedder=first)) is None

@@ -84,6 +84,25 @@ def test_pairs_tell_the_guards_reason_and_how_likely_it_is(tmp_path: Path) -> No
     assert "negation" in typed("pairs", pairs).output
 
 
+FOLLOW_UP = "What else can I see there?"
+
+
+def test_a_follow_up_is_only_answered_within_its_own_conversation(tmp_path: Path) -> None:
+    paris, rome = ([{"role": "user", "content": f"Tell me about {city}"}] for city in ("Paris", "Rome"))
+    asked = [(FOLLOW_UP, paris, 1), (FOLLOW_UP, rome, 2), (FOLLOW_UP, paris, 1), (FOLLOW_UP, None, 3)]
+    rows = [{"prompt": text, "history": history, "class_id": c} for text, history, c in asked]
+    stream = written(tmp_path / "s.jsonl", rows)
+    assert typed("simulate", stream, "--out", tmp_path / "d.jsonl").exit_code == 0
+    served = [json.loads(line)["hit_of"] for line in (tmp_path / "d.jsonl").read_text().splitlines()]
+    assert served == [None, None, 0, None]
+
+    pair = {"a": FOLLOW_UP, "b": FOLLOW_UP, "a_history": paris}
+    pairs = written(tmp_path / "p.jsonl", [{**pair, "b_history": rome}, {**pair, "b_history": paris}])
+    apart, together = (json.loads(line) for line in typed("pairs", pairs, "--json").output.splitlines())
+    assert (apart["guard"], apart["accept"]) == ("history", False)
+    assert (together["guard"], together["accept"]) == (None, True)
+
+
 def test_what_cannot_be_read_is_said_with_its_line(tmp_path: Path) -> None:
     broken = tmp_path / "p.jsonl"
     broken.write_text('{"a": "x", "b": "y"}\n{"a": 1}\n')
