@@ -56,6 +56,12 @@ class PoliciesConfig(Strict, frozen=True, kw_only=True):
     default: str = "default"
 
 
+class RouterConfig(Strict, frozen=True, kw_only=True):
+    """``artefact``: what ``gateway router train --from-ledger`` has written, relative to this file."""
+
+    artefact: str | None = None
+
+
 class EmbedderConfig(Strict, frozen=True, kw_only=True):
     """``model``: a catalog name, served by this machine; ``url``: any OpenAI-compatible /v1 base instead."""
 
@@ -245,6 +251,7 @@ class GatewayConfig(Strict, frozen=True, kw_only=True):
     ledger: LedgerConfig = LedgerConfig()
     auth: AuthConfig = AuthConfig()
     policies: PoliciesConfig = PoliciesConfig()
+    router: RouterConfig = RouterConfig()
     embedder: EmbedderConfig = EmbedderConfig()
     cache: CacheConfig = CacheConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
@@ -276,6 +283,7 @@ class Settings(Strict, frozen=True, kw_only=True):
     data_dir: Path
     models_dir: Path
     policies_dir: Path
+    router_artefact: Path | None = None
     verifier: Path | None = None
     keyless: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -316,6 +324,7 @@ def _settings(config: GatewayConfig, file: str, env: dict[str, str], warnings: t
         data_dir=_absolute(env.get("GATEWAY_DATA_DIR") or filled.data_dir, base),
         models_dir=_absolute(env.get("GATEWAY_MODELS_DIR") or filled.models_dir, base),
         policies_dir=_absolute(policies, base) if policies else packaged_policies(),
+        router_artefact=_absolute(filled.router.artefact, base) if filled.router.artefact else None,
         verifier=_absolute(filled.cache.verifier, base) if filled.cache.verifier else None,
         keyless=tuple(
             written.name

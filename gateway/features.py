@@ -178,7 +178,9 @@ def _arguments(calls: list[Any]) -> list[str]:
     return [text for text in written if isinstance(text, str)]
 
 
-def extract(request: ChatRequest, principal: Principal, *, default_max_tokens: int) -> Features:
+def extract(
+    request: ChatRequest, principal: Principal, *, default_max_tokens: int, default_quality: int = DEFAULT_QUALITY
+) -> Features:
     """The features of a request. ``max_tokens`` is what the request asks for, else ``default_max_tokens``.
 
     ``tags`` are the key's and the header's together, sorted; ``needs`` are sorted too.
@@ -210,7 +212,7 @@ def extract(request: ChatRequest, principal: Principal, *, default_max_tokens: i
         constraints=_constraints(head, words),
         words=_count_words(task, head, words, language),
         stream=request.stream,
-        quality=DEFAULT_QUALITY if request.options.quality is None else request.options.quality,
+        quality=default_quality if request.options.quality is None else request.options.quality,
         system_tokens=estimate_tokens("\n".join(talk.system)) if talk.system else 0,
         last_user_tokens=last_tokens,
         key=principal.key_id,

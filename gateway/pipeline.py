@@ -37,7 +37,6 @@ from gateway.errors import (
     UpstreamError,
     UpstreamRefused,
 )
-from gateway.features import extract
 from gateway.prompt_bound import PromptBound
 from gateway.routing import deadline_s, situation_of, with_params, worst_nano
 from gateway.shadows import Shadows
@@ -160,7 +159,7 @@ class Pipeline:
         """Steps 2 and 3: features, then the gate."""
         policy = _policy(view, request.model)
         _permit(view, request, principal, policy.name)
-        features = extract(request, principal, default_max_tokens=policy.policy.default_max_tokens)
+        features = policy.features(request, principal)
         visit = Visit(request, principal, policy, features)
         visit.local_only = policy.gate(features).local_only
         cache = policy.policy.cache

@@ -24,6 +24,7 @@ from gateway.policy.history import History, read_files, write_files
 from gateway.policy.loader import PolicySet, compile_documents, load_policies
 from gateway.policy.profiled import ProfiledScorer
 from gateway.policy.scorer import RuleScorer
+from gateway.policy.taught import serving
 from gateway.pricing import PriceBook
 from gateway.yamlfile import Document
 
@@ -60,7 +61,7 @@ def build_view(settings: Settings, metrics: Metrics, previous: View | None = Non
         policies=policies,
         prices=prices,
         fleet=Fleet.build(settings, previous.fleet if previous else None),
-        scorer=_scorer(settings, competences),
+        scorer=serving(_scorer(settings, competences), settings.router_artefact),
         competences=competences,
         embedder_id=f"{embedder.url or 'local'} {embedder.model}",
         embedder_local=embedder.url is None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gateway.errors import GatewayError, InvalidRequest
-from gateway.features import extract
+from gateway.policy.dial import DIALLED, without
 from gateway.types import NANO, ChatRequest, Decision, LedgerEntry, Principal, RequestOptions, Usage
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def explain(
         from gateway.errors import NotFound
 
         raise NotFound(f"no policy named '{policy}'", code="model_not_found")
-    features = extract(request, _IMAGINED, default_max_tokens=compiled.policy.default_max_tokens)
+    features = compiled.features(request, _IMAGINED)
     gate = compiled.gate(features)
     wanted = embed is not None and view.scorer.wants_embedding(features)
     score = view.scorer.score(features, embed(prompt) if embed is not None and wanted else None)
@@ -135,7 +135,7 @@ def compare(view: View, policy: CompiledPolicy, lines: Iterable[Mapping[str, Any
 
 def _outcome(view: View, policy: CompiledPolicy, request: ChatRequest) -> tuple[str, int | None, str]:
     """First target, worst case in nano-dollars (None: no known price) and rule; '' where it is refused."""
-    features = extract(request, _IMAGINED, default_max_tokens=policy.policy.default_max_tokens)
+    features = policy.features(request, _IMAGINED)
     local_only = policy.gate(features).local_only
     try:
         decision = policy.decide(
@@ -167,11 +167,21 @@ def _told(features: dict[str, Any], decision: dict[str, Any] | Decision | None) 
         "features": features,
         "difficulty": decision.get("difficulty"),
         "contributions": decision.get("contributions", []),
+        "scorer": decision.get("scorer", ""),
+        "neutral_difficulty": _neutral(decision),
         "targets": decision.get("targets", []),
         "last_resort": decision.get("last_resort", []),
         "rejected": decision.get("rejected", []),
         "unmatched": decision.get("unmatched", []),
     }
+
+
+def _neutral(decision: dict[str, Any]) -> float | None:
+    """The difficulty that the dial has moved."""
+    difficulty = decision.get("difficulty")
+    if difficulty is None:
+        return None
+    return round(without(difficulty, decision.get("contributions") or (), DIALLED), 3)
 
 
 def _alternatives(

@@ -210,7 +210,7 @@ class Decision(Frozen, frozen=True, kw_only=True):
     ``last_resort``: local models the rule does not name, for when every target fails while it is called. ``arm``: the
     side of a canary or experiment. ``shadow``: models to ask as well, for comparison. ``params``: fields of the body
     that are sent instead of the client's, as JSON. ``timeout_s`` bounds the whole call. ``quality``: as
-    it was predicted.
+    it was predicted. ``scorer``: which one told the difficulty, and by which artefact.
     """
 
     rule: str
@@ -224,6 +224,7 @@ class Decision(Frozen, frozen=True, kw_only=True):
     difficulty: float | None = None
     contributions: tuple[tuple[str, float], ...] = ()
     quality: tuple[tuple[str, float], ...] = ()
+    scorer: str = ""
     rejected: tuple[Rejected, ...] = ()
     unmatched: tuple[Rejected, ...] = ()
     degraded: str = ""

@@ -416,6 +416,7 @@ def _detail(visit: Visit, usage: Usage) -> dict[str, Any]:
         "features": msgspec.structs.replace(visit.features, last_user_text=""),
         "local_only": visit.local_only,
         "decision": decision,
+        **({} if visit.request.options.quality is None else {"quality": visit.request.options.quality}),
         **({"live": dict(visit.live)} if visit.live else {}),
         **({"confidence": visit.confidence} if visit.confidence is not None else {}),
         **({"raw_confidence": visit.raw_confidence} if visit.raw_confidence is not None else {}),

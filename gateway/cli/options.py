@@ -35,8 +35,10 @@ def print_json(value: Any) -> None:
     typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[str] = ()) -> None:
-    """Columns named in ``right`` are numbers."""
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[str] = (), err: bool = False
+) -> None:
+    """Columns named in ``right`` are numbers. ``err``: beside a result that is piped on."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -47,4 +49,4 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right:
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     # What is piped somewhere keeps a row on a line.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    Console(width=None if (sys.stderr if err else sys.stdout).isatty() else 200, stderr=err).print(table)

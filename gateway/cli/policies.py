@@ -44,7 +44,10 @@ def check(
 
 def _configured(chosen: Settings) -> PolicySet:
     from gateway.policy.loader import load_policies
+    from gateway.policy.taught import read
 
+    if chosen.router_artefact is not None:
+        read(chosen.router_artefact)
     return load_policies(chosen)
 
 
@@ -112,6 +115,7 @@ def _print_story(story: dict[str, Any]) -> None:
         ("policy", story["policy"]),
         ("rule", story["rule"]),
         ("difficulty", "–" if story["difficulty"] is None else f"{story['difficulty']:.3f}"),
+        ("dial", _dial(story)),
         ("goes to", ", then ".join(story["targets"])),
         ("degraded", story["degraded"] or "no"),
         ("local only", "yes" if story["local_only"] else "no"),
@@ -122,6 +126,12 @@ def _print_story(story: dict[str, Any]) -> None:
     _print_section("not taken", ("what", "why"), [tuple(map(_plain, pair)) for pair in _pairs(story)])
     costs = [(row["model"], _dollars(row["cost_usd"])) for row in story["alternatives"]]
     _print_section("at most it would cost", ("model", "USD"), costs)
+
+
+def _dial(story: dict[str, Any]) -> str:
+    neutral = story.get("neutral_difficulty")
+    moved = neutral is not None and neutral != story["difficulty"]
+    return f"{story['features']['quality']}" + (f" (difficulty {neutral:.3f} at 5)" if moved else "")
 
 
 def _pairs(story: dict[str, Any]) -> list[tuple[Any, Any]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from gateway.cli import router_eval
+from gateway.cli import learning, router_eval
 from gateway.cli.model_work import Bar, mending
 from gateway.cli.options import AsJson, Config, Problem, print_json, print_table, settings
 
@@ -22,6 +22,7 @@ GENERIC = "generic"
 
 app = typer.Typer(no_args_is_help=True)
 app.command("eval")(router_eval.evaluate)
+app.command()(learning.calibrate)
 
 
 class _Line(msgspec.Struct):
@@ -145,13 +146,29 @@ def _by_domain(found: Profile) -> dict[str, dict[str, int]]:
 
 @app.command()
 def train(
-    data: Annotated[Path, typer.Argument(help="A folder with mmlupro, llmrouter and gsm8k_train_steps (.jsonl.gz)")],
+    data: Annotated[
+        Path | None, typer.Argument(help="A folder with mmlupro, llmrouter and gsm8k_train_steps (.jsonl.gz)")
+    ] = None,
+    from_ledger: Annotated[bool, typer.Option("--from-ledger", help="Learn from votes in the ledger instead")] = False,
+    since: learning.Since = "90d",
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="What is written with --from-ledger")] = None,
     config: Config = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Make the shipped scorer again: what is learned from graded answers, and the embeddings of the probe's questions.
+    """Learn from votes on local answers (--from-ledger --out FILE), or make the shipped scorer again from graded ones.
 
-    Prints the digests of what it read. The same rows make the same files.
+    The artefact of the former is used where gateway.yaml names it. The latter prints the digests of what it read; the
+    same rows make the same files.
     """
+    if from_ledger == (data is not None) or from_ledger == (out is None):
+        raise typer.BadParameter("give either DATA, or --from-ledger and --out FILE")
+    if out is not None:
+        learning.from_ledger(settings(config), since, out, as_json)
+    if data is not None:
+        _make_again(data, config)
+
+
+def _make_again(data: Path, config: Path | None) -> None:
     import hashlib
 
     import numpy as np

@@ -15,8 +15,8 @@ import msgspec
 
 from gateway.config import ModelConfig, Strict
 from gateway.errors import GatewayError
-from gateway.features import extract
 from gateway.policy.compile import CompiledPolicy, compile_policy
+from gateway.policy.dial import Dialled
 from gateway.policy.loader import PolicySet
 from gateway.policy.scorer import RuleScorer
 from gateway.pricing import PriceBook
@@ -111,8 +111,8 @@ def _assuming(configured: CompiledPolicy, models: Sequence[ModelConfig]) -> Comp
 
 def _run(case: Case, policy: CompiledPolicy) -> str:
     """Why the case fails; '' where it passes."""
-    features = extract(_request(case.request), _CALLER, default_max_tokens=policy.policy.default_max_tokens)
-    score = RuleScorer().score(features)
+    features = policy.features(_request(case.request), _CALLER)
+    score = Dialled(RuleScorer()).score(features)
     try:
         decision = policy.decide(
             features,

@@ -16,11 +16,12 @@ import msgspec
 
 from gateway.config import ModelConfig
 from gateway.errors import Forbidden, GatewayError, NotFound, Overloaded
+from gateway.features import extract
 from gateway.policy.choosing import Asked, Choice, Unavailable, Wishes
 from gateway.policy.model import PINNED, Canary, Policy, Shadow
 from gateway.policy.situation import NOWHERE, Situation
 from gateway.pricing import PriceBook
-from gateway.types import Decision, Features, Frozen, Rejected, Score
+from gateway.types import ChatRequest, Decision, Features, Frozen, Principal, Rejected, Score
 from gateway.yamlfile import Document
 
 OnError = Callable[[str, str], None]
@@ -138,6 +139,11 @@ class CompiledPolicy:
         """The rules that keep a request here."""
         return tuple(rule for rule in self.rules if rule.local_only)
 
+    def features(self, request: ChatRequest, principal: Principal) -> Features:
+        """What the rules look at, with the policy's own answer where the request leaves something open."""
+        tokens, quality = self.policy.default_max_tokens, self.policy.cost_quality
+        return extract(request, principal, default_max_tokens=tokens, default_quality=quality)
+
     def gate(self, features: Features) -> GateResult:
         """Whether a local-only rule, wherever it stands, matches. An expression that fails counts as a match."""
         if not self.gate_rules:
@@ -193,6 +199,7 @@ class CompiledPolicy:
             difficulty=score.difficulty,
             contributions=score.contributions,
             quality=score.quality,
+            scorer=score.scorer,
             rejected=tuple(choice.rejected),
             unmatched=unmatched,
             degraded=degraded,
@@ -261,6 +268,7 @@ class CompiledPolicy:
             local_only=local_only,
             difficulty=score.difficulty,
             contributions=score.contributions,
+            scorer=score.scorer,
         )
 
     def _first_match(

@@ -29,6 +29,7 @@ ShortDuration = Annotated[str, Meta(pattern=_SHORT, description="A number and ms
 Share = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[int, Meta(ge=1)]
 Usd = Annotated[float, Meta(gt=0, description="US dollars.")]
+CostQuality = Annotated[int, Meta(ge=0, le=10, description="0 cheapest … 10 best; 5: as the thresholds are written.")]
 
 # What the gateway itself reads or the client alone may say.
 _NO_PARAMS = ("model", "messages", "stream", "stream_options", "n", "user", "tools", "functions", "metadata")
@@ -120,6 +121,7 @@ class Rule(Strict, frozen=True, kw_only=True):
 class Policy(Strict, frozen=True, kw_only=True):
     """One routing policy. ``baseline`` is the model that savings are measured against, ``time_zone`` that of ``hour``
     and ``weekday``. ``extends`` names the policy whose keys and rules hold where this one says nothing.
+    ``cost_quality`` is the ``quality`` of requests that ask for none.
     """
 
     name: Name
@@ -129,6 +131,7 @@ class Policy(Strict, frozen=True, kw_only=True):
     time_zone: str = "UTC"
     cache: CacheConfig = CacheConfig()
     default_max_tokens: Positive = 1024
+    cost_quality: CostQuality = 5
     on_budget_exhausted: Literal["local", "cheaper", "reject"] = "local"
     on_redis_down: Literal["allow", "deny"] | None = None
     unpriced: Literal["reject", "allow"] = "reject"

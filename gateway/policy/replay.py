@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gateway.errors import GatewayError
+from gateway.policy.dial import DIALLED, UNMEASURED, slid, without
 from gateway.policy.engine import CompiledPolicy
 from gateway.policy.model import PINNED
 from gateway.policy.situation import Situation, identities, likely_nano
@@ -128,7 +129,7 @@ def _told(policy: CompiledPolicy, row: LedgerEntry, prices: PriceBook, rates: Ma
         same,
         now=now,
         rule_now=decision.rule,
-        cost_nano=_cost(now, row, prices, rates) if row.status in _SERVED else 0,
+        cost_nano=cost_of(now, row, prices, rates) if row.status in _SERVED else 0,
         quality=quality[now] - quality[was] if now in quality and was in quality else None,
         hit_lost=hit,
     )
@@ -142,11 +143,11 @@ def decide_again(policy: CompiledPolicy, row: LedgerEntry) -> Decision:
     """
     detail = row.detail
     logged: Mapping[str, Any] = detail.get("decision") or {}
-    features = _features(detail["features"])
+    features, moved = _asked(policy, row, logged)
     away = {one["model"]: one["reason"] for one in logged.get("rejected", ()) if not _OF_POLICY.match(one["reason"])}
     decision = policy.decide(
         features,
-        Score(difficulty=logged.get("difficulty") or row.difficulty or 0.0, quality=_pairs(logged.get("quality"))),
+        msgspec.structs.replace(moved, quality=_pairs(logged.get("quality"))),
         unavailable=away.get,
         local_only=policy.gate(features).local_only,
         situation=_situation(policy, row, features),
@@ -179,6 +180,17 @@ def _situation(policy: CompiledPolicy, row: LedgerEntry, features: Features) -> 
     )
 
 
+def _asked(policy: CompiledPolicy, row: LedgerEntry, logged: Mapping[str, Any]) -> tuple[Features, Score]:
+    """Where the client named no position of the dial, it is the policy's."""
+    features, difficulty = _features(row.detail["features"]), logged.get("difficulty") or row.difficulty or 0.0
+    wanted = policy.policy.cost_quality
+    if "quality" in row.detail or features.quality == wanted:
+        return features, Score(difficulty=difficulty)
+    neutral = without(difficulty, logged.get("contributions") or (), DIALLED)
+    moved = slid(Score(difficulty=neutral), UNMEASURED, wanted)
+    return msgspec.structs.replace(features, quality=wanted), moved
+
+
 def _features(logged: Mapping[str, Any]) -> Features:
     known = {name: value for name, value in logged.items() if name in Features.__struct_fields__}
     return msgspec.convert({**_ABSENT, **known}, Features)
@@ -197,7 +209,7 @@ def _still_hits(policy: CompiledPolicy, row: LedgerEntry) -> bool:
     return cache.semantic if row.cache == "semantic" else cache.exact
 
 
-def _cost(name: str, row: LedgerEntry, prices: PriceBook, rates: Mapping[str, Rates]) -> int | None:
+def cost_of(name: str, row: LedgerEntry, prices: PriceBook, rates: Mapping[str, Rates]) -> int | None:
     """Nano-dollars of the row's tokens at another target, in which nothing of the prompt is cached."""
     if prices.price(name, row.ts_ms) is None:
         return None
