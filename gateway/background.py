@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,8 @@ from gateway.ledger.store import SqlStore
 from gateway.ledger.stream import Drain
 from gateway.ledger.where import ledger_url
 from gateway.redis_io import Keys, client, redis_url
+from gateway.watching import routing
+from gateway.watching.probes import Probes
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -116,6 +119,8 @@ class Background:
         self._lease = Lease(self._redis)
         self._settings = settings
         self._watch = Watch(self._redis, self._keys, self._store, self._budgets)
+        self._probes = Probes(self._redis, self._keys)
+        self._looking = asyncio.Lock()
         self._spool = settings.data_dir / "spool"
         self._append_only = None if settings.config.redis.url else settings.data_dir / "redis"
         self._stop = stop
@@ -182,6 +187,7 @@ class Background:
         async with asyncio.TaskGroup() as group:
             for chore in self._chores():
                 group.create_task(self._repeat(chore, over))
+            group.create_task(self._repeat(Chore("probes", 1.0, 2.0, partial(self._probe, over)), over))
             group.create_task(self._write_rows(over))
 
     async def _write_rows(self, over: asyncio.Event) -> None:
@@ -214,6 +220,7 @@ class Background:
             Chore("standing cost", 30.0, 0.0, self._count_standing),
             Chore("late rows", 3600.0, 60.0, self._count_late),
             Chore("alerts", 30.0, 15.0, self._look),
+            Chore("routing", 600.0, 45.0, self._count_routing),
             *((Chore("sync", 1.0, 1.0, self._sync),) if self._append_only else ()),
         )
 
@@ -253,9 +260,26 @@ class Background:
         """Rows that were spooled reach the books hours after their time."""
         await economics.keep_count(self._store, self._fresh_settings().config.models, _now_ms(), hours=LATE_HOURS)
 
+    async def _count_routing(self) -> None:
+        bounds = self._fresh_settings().config.monitoring
+        await routing.keep(self._redis, self._keys, self._store, bounds, _now_ms())
+
     async def _look(self) -> None:
-        for told in await self._watch.look(self._fresh_settings()):
-            _log.info("told", alert=told.key)
+        async with self._looking:  # two at once would tell a thing twice
+            for told in await self._watch.look(self._fresh_settings()):
+                _log.info("told", alert=told.key)
+
+    async def _probe(self, over: asyncio.Event) -> None:
+        """A round takes minutes: it is broken off when the process is to stop."""
+        asking = asyncio.create_task(self._probes.tick(self._settings))
+        stopping = asyncio.create_task(over.wait())
+        await asyncio.wait((asking, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not asking.done():
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        elif asking.result():
+            await self._look()
 
     async def _budgets(self) -> list[BudgetState]:
         return await states(self._redis, self._keys, await self._store.keys(), _now_ms())

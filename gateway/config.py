@@ -236,6 +236,27 @@ class AlertsConfig(Strict, frozen=True, kw_only=True):
     repeat_hours: float = 24.0
 
 
+class ProbesConfig(Strict, frozen=True, kw_only=True):
+    """Golden prompts: which ``targets`` are asked them, how often, and what that may cost a UTC day, all together."""
+
+    targets: tuple[str, ...] = ()
+    every_hours: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    usd_per_day: Annotated[float, msgspec.Meta(ge=0)] = 0.05
+
+
+class MonitoringConfig(Strict, frozen=True, kw_only=True):
+    """When routing no longer fits: the last day against the week before. ``requests`` and ``labels``: the least of each
+    that a figure is told of; see docs/monitoring.md.
+    """
+
+    psi: float = 0.25
+    calibration_error: float = 0.15
+    escalation_rate: float = 0.5
+    regret: float = 0.15
+    requests: Annotated[int, msgspec.Meta(ge=1)] = 500
+    labels: Annotated[int, msgspec.Meta(ge=1)] = 100
+
+
 class TelemetryConfig(Strict, frozen=True, kw_only=True):
     """``otlp``: base URL of an OTLP/HTTP collector; ``content``: prompts and answers in traces, unless local-only."""
 
@@ -256,6 +277,8 @@ class GatewayConfig(Strict, frozen=True, kw_only=True):
     cache: CacheConfig = CacheConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     alerts: AlertsConfig = AlertsConfig()
+    probes: ProbesConfig = ProbesConfig()
+    monitoring: MonitoringConfig = MonitoringConfig()
     plan_price: float | None = None
     models: tuple[ModelConfig, ...] = ()
 
@@ -409,6 +432,10 @@ def _check(config: GatewayConfig, document: Document) -> None:
         raise document.error(reason, ".cache", "cross_encoder")
     if config.cache.judge is not None and config.cache.judge.model not in known:
         raise document.error(f"cache.judge names '{config.cache.judge.model}', which is no model", ".cache", "judge")
+    known = seen or {model.name for model in DEFAULT_MODELS}
+    for target in config.probes.targets:
+        if target not in known:
+            raise document.error(f"probes.targets names '{target}', which is no model", ".probes", "targets")
     if config.server.workers < 1:
         raise document.error("at least one worker is needed", ".server", "workers")
     if not 0 <= config.server.port <= 65535:

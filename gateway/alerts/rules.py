@@ -7,9 +7,11 @@
 ``error_rate``            of the requests of the last ten minutes, too many failed
 ``target_down``           a target has failed every call of the last ten minutes, or does not answer at all
 ``cache_drift``           semantic hits are of other similarities than a week before
+``routing``               what is asked or how it is routed has left the bounds of ``monitoring``
+``model_changed``         a target answers golden prompts as another model than before; once a change
 ========================  ==============================================================================
 
-The last four are states: they are told when they begin and again when they are over.
+``spike`` to ``routing`` are states: they are told when they begin and again when they are over.
 """
 
 from __future__ import annotations
@@ -27,8 +29,18 @@ if TYPE_CHECKING:
     from gateway.config import AlertsConfig
     from gateway.economics import Forecast
 
-Kind = Literal["budget", "forecast", "spike", "error_rate", "target_down", "cache_drift", "test"]
-STATES = frozenset({"spike", "error_rate", "target_down", "cache_drift"})
+Kind = Literal[
+    "budget",
+    "forecast",
+    "spike",
+    "error_rate",
+    "target_down",
+    "cache_drift",
+    "routing",
+    "model_changed",
+    "test",
+]
+STATES = frozenset({"spike", "error_rate", "target_down", "cache_drift", "routing"})
 RECENT_MS = 10 * 60_000
 LEAST_REQUESTS = 20
 LEAST_CALLS = 3

@@ -24,6 +24,9 @@ from gateway.config import Settings, socket_path
 from gateway.ledger.answers import Period
 from gateway.ledger.rollups import DAY_MS, HOUR_MS
 from gateway.types import Frozen, LedgerEntry
+from gateway.watching import routing
+from gateway.watching.findings import changed_models, unfit_routing
+from gateway.watching.probes import targets
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -86,7 +89,13 @@ class Watch:
             *rules.errors(recent, config),
             *rules.down(recent, await silent(settings), _hosted_down(settings, told)),
             *rules.drift((await stats(self._redis, now, self._keys, most=0)).psi, PSI_ALARM),
+            *changed_models(await targets(self._redis, self._keys), now),
+            *await self._unfit(settings, now),
         ]
+
+    async def _unfit(self, settings: Settings, now: int) -> list[Finding]:
+        told = await routing.latest(self._redis, self._keys)
+        return unfit_routing(told, settings.config.monitoring, now) if told else []
 
     async def _recent(self, now: int) -> Sequence[LedgerEntry]:
         page = await self._store.rows(Period(now - rules.RECENT_MS, now + 1), limit=ROWS_MAX)

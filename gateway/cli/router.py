@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from gateway.cli import learning, router_eval
+from gateway.cli import learning, router_eval, watching
 from gateway.cli.model_work import Bar, mending
 from gateway.cli.options import AsJson, Config, Problem, print_json, print_table, settings
 
@@ -23,6 +23,7 @@ GENERIC = "generic"
 app = typer.Typer(no_args_is_help=True)
 app.command("eval")(router_eval.evaluate)
 app.command()(learning.calibrate)
+app.command("watch")(watching.watch)
 
 
 class _Line(msgspec.Struct):

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from gateway import story
 from gateway.auth import KeyStore
 from gateway.cache.stats import checked, stats
-from gateway.dashboard import budgets
+from gateway.dashboard import budgets, watching
 from gateway.dashboard.session import LINK_DAYS
 from gateway.http.meta import model_row
 
@@ -43,7 +43,7 @@ class Facts:
         if page == "cache":
             return {"cache": await self._cache()}
         if page == "models":
-            return {"models": self._models()}
+            return {"models": self._models(), "watched": await self._watched(visitor)}
         if page == "policies":
             return {"policies": self._policies()}
         if page == "request":
@@ -86,6 +86,15 @@ class Facts:
             "last_error": None if error is None else str(error),
             "link_days": list(LINK_DAYS),
         }
+
+    async def _watched(self, visitor: Visitor) -> dict[str, Any]:
+        """Golden prompts and the last day of routing; {} while Redis is away."""
+        if visitor.role == "owner":
+            return {}
+        with suppress(RedisError, OSError):
+            async with asyncio.timeout(_REDIS_S):
+                return await watching.facts(self._runtime)
+        return {}
 
     async def _budgets(self, visitor: Visitor) -> dict[str, Any]:
         """The budgets the visitor may see, the most used first."""

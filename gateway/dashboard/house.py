@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gateway.dashboard import watching
 from gateway.dashboard.page import Ask, Page
 from gateway.dashboard.tables import Column, Table
 
@@ -64,4 +65,6 @@ async def models(ask: Ask) -> Page:
         return str(row["reason"])
 
     table = Table("models", "Models", columns, ask.facts["models"], note=note)
-    return Page("models", "Models", {"models": ask.facts["models"]}, (table,))
+    known = ask.facts["watched"]
+    values = {"models": ask.facts["models"], "routing": watching.figures(known)}
+    return Page("models", "Models", values, (table, *watching.tables(known)), figures=values["routing"])

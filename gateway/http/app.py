@@ -20,6 +20,7 @@ from gateway.http.chat import ChatEndpoint
 from gateway.http.definitions import Definitions
 from gateway.http.health import Health
 from gateway.http.meta import Meta
+from gateway.http.watching import WatchDesk
 from gateway.reload import Reloader
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def _rest(runtime: Runtime) -> Starlette:
         Route("/admin/policies/history", admin.history),
         *CacheDesk(runtime).routes(),
         *Definitions(runtime).routes(),
+        *WatchDesk(runtime).routes(),
         *dashboard.routes(),
     ]
     app = Starlette(

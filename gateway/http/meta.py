@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from gateway import story
 from gateway.errors import NotFound, Unauthenticated
 from gateway.http.peer import may_look, principal_of
+from gateway.http.watching import watched
 
 if TYPE_CHECKING:
     from gateway.config import ModelConfig
@@ -65,6 +66,7 @@ class Meta:
         if not may_look(self._runtime, request.scope):
             raise Unauthenticated("the admin key is needed: Authorization: Bearer <GATEWAY_ADMIN_KEY>")
         body, content_type = self._runtime.metrics.render()
+        body += await watched(self._runtime)
         return Response(body, headers={"content-type": content_type})
 
 

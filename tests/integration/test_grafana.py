@@ -10,10 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.config import MonitoringConfig
+from gateway.runtime import Runtime
+from gateway.watching import drift
+from gateway.watching.hours import Hour
+from gateway.watching.probes import Target
 from tests.support.gateway import gateway, hosted
 from tests.support.loop_thread import LoopThread
 from tests.support.upstream import Plan, Upstream
@@ -57,6 +63,7 @@ async def _exported(folder: Path, upstream: Upstream) -> Exported:
         await running.rows(1)
         runtime = running.runtime
         runtime.metrics.cel_error("all")
+        await _watch(runtime)
         text = (await running.admin("GET", "/metrics")).text
     found: Exported = {}
     for family in text_string_to_metric_families(text):
@@ -65,6 +72,27 @@ async def _exported(folder: Path, upstream: Upstream) -> Exported:
             for name, value in sample.labels.items():
                 labels.setdefault(name, set()).add(value)
     return found
+
+
+async def _watch(runtime: Runtime) -> None:
+    """What the background process would have kept."""
+    target = Target(
+        name="big",
+        rounds=1,
+        since_ms=0,
+        last_ms=0,
+        evidence=0.0,
+        changes=0,
+        skipped="",
+        usual=None,
+        last=None,
+        changed=None,
+    )
+    prefix, now = runtime.keys.prefix, drift.LATELY_HOURS * drift.HOUR_MS
+    hours = [Hour(start_ms=0, mixes={"language": {"en": 9}}), Hour(start_ms=now, mixes={"language": {"en": 9}})]
+    told = drift.report(hours, now, MonitoringConfig(requests=1))
+    await runtime.redis.hset(f"{prefix}probes:told", "big", msgspec.json.encode(target))
+    await runtime.redis.set(f"{prefix}routing:report", msgspec.json.encode(told))
 
 
 def test_every_metric_that_is_asked_for_is_exported(exported: Exported) -> None:
