@@ -88,7 +88,10 @@ async def forget(redis: Redis, keys: Keys, made: Collection[Made], tenant: str |
 async def _scan(redis: Redis, keys: Keys) -> AsyncIterator[tuple[Any, Lesson | None]]:
     """Id and lesson; None for bytes another version wrote."""
     after = "-"
-    while some := await redis.xrange(keys.lessons, min=after, count=_PAGE):
+    while True:
+        some: Any = await redis.xrange(keys.lessons, min=after, count=_PAGE)
+        if not some:
+            return
         for message_id, fields in some:
             try:
                 yield message_id, msgspec.msgpack.decode(fields[b"l"], type=Lesson)

@@ -107,7 +107,8 @@ def fit(inputs: Floats, same: Floats, weights: Floats) -> Floats:
         p = _sigmoid(inputs @ found)
         slope = inputs.T @ (weights * (same - p)) - precision * (found - start)
         curve = (inputs.T * (weights * p * (1 - p))) @ inputs + np.diag(precision)
-        found, after = _downhill(loss, found, np.linalg.solve(curve, slope), now)
+        step: Floats = np.asarray(np.linalg.solve(curve, slope), dtype=np.float64)
+        found, after = _downhill(loss, found, step, now)
         if now - after < 1e-6:
             break
         now = after

@@ -220,8 +220,17 @@ class _Tally:
 def _kept(promise: tuple[str, str, float], audit: Audit, partition: str) -> Kept:
     low, high = audit.interval()
     policy, mode, budget = promise
-    counts = {"checked": audit.checked, "wrong": audit.wrong, "low": low, "high": high, "closed": int(audit.closed)}
-    return Kept(policy=policy, mode=mode, budget=budget, partition=partition, **counts)
+    return Kept(
+        policy=policy,
+        mode=mode,
+        budget=budget,
+        checked=audit.checked,
+        wrong=audit.wrong,
+        low=low,
+        high=high,
+        closed=int(audit.closed),
+        partition=partition,
+    )
 
 
 def _summed(promise: tuple[str, str, float], some: Sequence[Kept]) -> Kept:

@@ -100,8 +100,8 @@ def _print(held: CacheStats, audited: Checked, tiers: dict[str, Measures]) -> No
                 typer.echo(f"  {low:.3f}–{high:.3f} {'█' * max(1, round(count / most * _BAR))} {count:,}")
     if any(held.said) or any(audited.afresh):
         typer.echo()
-        columns = ("said to be right", "served", "answered afresh", "was the same")
-        print_table(columns, _posterior(held, audited), right=columns[1:])
+        titles = ("said to be right", "served", "answered afresh", "was the same")
+        print_table(titles, _posterior(held, audited), right=titles[1:])
     if held.psi is not None:
         typer.echo(f"shift since last week (PSI): {held.psi:.3f}{', a drift' if held.drifts else ''}")
     if held.top:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -67,7 +68,7 @@ async def gate(
     request: pytest.FixtureRequest, tmp_path: Path, upstream_server: Upstream, upstream: Upstream, models: str
 ) -> AsyncIterator[Gateway]:
     url = request.param or models
-    sections = {
+    sections: dict[str, Any] = {
         "embedder": {"url": models, "model": EMBED},
         "cache": {"cross_encoder": {"model": "tiny", "url": url, "timeout_ms": 5000}},
     }

@@ -57,7 +57,7 @@ def test_it_shows_hits_by_tier_and_how_similar_they_were(looked: Looked) -> None
 async def _outcomes(redis: Redis, name: str, policy: str, budget: float, wrong: int) -> None:
     await redis.delete(name)
     for number in range(100):
-        about = {"policy": policy, "mode": "question", "budget": budget, "said": 0.97}
+        about: dict[str, Any] = {"policy": policy, "mode": "question", "budget": budget, "said": 0.97}
         outcome = Observation(f"o{number}", (1.0,), same=number >= wrong, audited=True, **about)
         await redis.rpush(name, msgspec.msgpack.encode(outcome))
 

@@ -37,7 +37,7 @@ async def judged_gateway(
     tmp_path_factory: pytest.TempPathFactory, upstream_server: Upstream, embedder: str
 ) -> AsyncIterator[Gateway]:
     models = [hosted("big", upstream_server.base_url), hosted("wise", upstream_server.base_url)]
-    sections = {"embedder": {"url": embedder, "model": EMBED}, "cache": {"judge": {"model": "wise"}}}
+    sections: dict[str, Any] = {"embedder": {"url": embedder, "model": EMBED}, "cache": {"judge": {"model": "wise"}}}
     async with gateway(tmp_path_factory.mktemp("gate"), models, [POLICY], **sections) as running:
         yield running
 
@@ -67,7 +67,8 @@ async def doubted(gate: Gateway, upstream: Upstream, fresh: str) -> str:
 async def outcome(gate: Gateway) -> Observation:
     redis, keys = gate.runtime.redis, gate.runtime.keys
     [name] = [name async for name in redis.scan_iter(f"{keys.outcomes('')}*")]
-    [value] = await redis.lrange(name, 0, -1)  # type: ignore[misc]
+    values: Any = await redis.lrange(name, 0, -1)
+    [value] = values
     return msgspec.msgpack.decode(value, type=Observation)
 
 

@@ -14,7 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from gateway.cache.lessons import Lesson, lessons
-from gateway.cache.verifier import measure, shipped
+from gateway.cache.verifier import Verifier, measure, shipped
 from gateway.cache.words import read
 from gateway.cli.app import app
 from tests.support.gateway import ADMIN, Gateway, gateway, hosted
@@ -71,6 +71,10 @@ async def train(gate: Gateway, out: Path) -> str:
     return str(done.output)
 
 
+def in_force(gate: Gateway) -> Verifier | None:
+    return gate.runtime.semantic.judges.verifier
+
+
 async def test_hits_that_were_called_wrong_are_given_no_more_once_it_was_trained_and_named(gate: Gateway) -> None:
     for number in range(KEYS):
         key = await gate.key(f"k{number}")
@@ -84,11 +88,11 @@ async def test_hits_that_were_called_wrong_are_given_no_more_once_it_was_trained
     out = gate.folder / "own.json"
     assert "reported" in await train(gate, out)
     measures = measure(read(ASKED), read(STORED), 0.98)
-    assert gate.runtime.semantic.judges.verifier is None  # nothing switches itself on
+    assert in_force(gate) is None  # nothing switches itself on
     file = gate.folder / "gateway.yaml"
     file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "cache": {"verifier": "own.json"}}))
     assert (await gate.admin("POST", "/admin/policies/reload")).status_code == 200
-    verifier = gate.runtime.semantic.judges.verifier
+    verifier = in_force(gate)
     assert verifier is not None
     assert verifier.p_of(measures) < shipped().p_of(measures) - 0.2
 
@@ -112,7 +116,7 @@ async def test_a_file_that_is_none_changes_nothing_and_says_why(gate: Gateway) -
     refused = await gate.admin("POST", "/admin/policies/reload")
     assert refused.status_code == 400
     assert "own.json" in refused.text
-    assert gate.runtime.semantic.judges.verifier is None
+    assert in_force(gate) is None
 
 
 async def test_with_nothing_learnt_there_is_nothing_to_train_on(gate: Gateway) -> None:

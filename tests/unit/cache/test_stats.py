@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import msgspec
 import pytest
@@ -77,8 +78,8 @@ async def test_what_audits_have_seen_is_added_up(redis: Redis, keys: Keys) -> No
 
 
 async def test_each_promise_is_held_against_its_budget(redis: Redis, keys: Keys) -> None:
-    strict = {"policy": "strict", "mode": "question", "budget": 0.01}
-    loose = {"policy": "loose", "mode": "faq", "budget": 0.2}
+    strict: dict[str, Any] = {"policy": "strict", "mode": "question", "budget": 0.01}
+    loose: dict[str, Any] = {"policy": "loose", "mode": "faq", "budget": 0.2}
     for number in range(60):
         for partition, promise, same in (("p0", strict, number % 5 != 0), ("p1", loose, number % 10 != 0)):
             seen = Observation(f"o{number}", (1.0,), same=same, audited=True, said=0.992, **promise)
