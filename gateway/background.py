@@ -37,6 +37,7 @@ from gateway.budget.spool import replay_orphans
 from gateway.cache.eviction import evict
 from gateway.cache.stats import forget_days
 from gateway.errors import ConfigError
+from gateway.experiments.watch import Watch as ExperimentWatch
 from gateway.ledger.errors import LedgerAway
 from gateway.ledger.months import months_before
 from gateway.ledger.store import SqlStore
@@ -119,6 +120,7 @@ class Background:
         self._lease = Lease(self._redis)
         self._settings = settings
         self._watch = Watch(self._redis, self._keys, self._store, self._budgets)
+        self._experiments = ExperimentWatch(self._redis, self._keys, self._store)
         self._probes = Probes(self._redis, self._keys)
         self._looking = asyncio.Lock()
         self._spool = settings.data_dir / "spool"
@@ -221,6 +223,7 @@ class Background:
             Chore("late rows", 3600.0, 60.0, self._count_late),
             Chore("alerts", 30.0, 15.0, self._look),
             Chore("routing", 600.0, 45.0, self._count_routing),
+            Chore("experiments", 15.0, 5.0, self._compare),
             *((Chore("sync", 1.0, 1.0, self._sync),) if self._append_only else ()),
         )
 
@@ -252,6 +255,10 @@ class Background:
         if evicted := await evict(self._redis, CACHE_ENTRIES, CACHE_BYTES):
             _log.info("cache entries evicted", entries=evicted)
         await forget_days(self._redis, _now_ms())
+
+    async def _compare(self) -> None:
+        if await self._experiments.look(self._fresh_settings().policies_dir):
+            await self._look()  # an arm that was stopped is told at once
 
     async def _count_standing(self) -> None:
         await economics.keep_count(self._store, self._fresh_settings().config.models, _now_ms())

@@ -96,7 +96,10 @@ class Books:
         return admission
 
     def _levels(self, visit: Visit) -> Levels:
-        return self.tree.levels(visit.principal, visit.request.user, visit.features.tags, visit.ts_ms)
+        """The tag of an experiment's arm is not its client's: no budget of tags is charged for it."""
+        own = visit.trial.tag if visit.trial else None
+        tags = visit.features.tags if own is None else tuple(tag for tag in visit.features.tags if tag != own)
+        return self.tree.levels(visit.principal, visit.request.user, tags, visit.ts_ms)
 
     def _accounts(self, visit: Visit, hold: Hold | None) -> Iterable[Account]:
         return (*visit.levels.accounts, *(account for account, _ in hold.parts)) if hold else visit.levels.accounts

@@ -27,7 +27,8 @@ class _Missed(Exception):
 
 
 class Follower:
-    """One reader of the stream. ``catch_up`` makes a copy true from scratch, ``apply`` keeps it so from there on.
+    """One reader of the stream. ``catch_up`` makes a copy true from scratch, ``apply`` keeps it so from there on;
+    ``lost`` is called when it may no longer be true, because Redis is away.
 
     Copies that differ much in what catching up takes have a follower each: a revocation does not wait for an index.
     """
@@ -38,9 +39,10 @@ class Follower:
         stream: str,
         catch_up: Callable[[], Awaitable[None]],
         apply: Callable[[Event], Awaitable[None]],
+        lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._redis, self._stream = redis, stream
-        self.catch_up, self.apply = catch_up, apply
+        self.catch_up, self.apply, self._lost = catch_up, apply, lost
         self._applied = _BEGINNING
 
     async def run(self) -> None:
@@ -55,6 +57,7 @@ class Follower:
             except _Missed:
                 _log.warning("events came faster than they could be followed; comparing with Redis instead")
             except (RedisError, OSError):
+                self._lost()
                 await asyncio.sleep(0.3)
             except Exception:  # the task's edge: one odd event must not end the following of revocations
                 _log.exception("an event could not be applied")

@@ -27,6 +27,8 @@ AUDIO_CHARACTERS_PER_TOKEN = 2_000
 DEFAULT_QUALITY = 5
 WINDOW = 2_000
 FOLLOW_UP_WORDS = 6
+EXPERIMENT_TAG = "experiment:"
+"""How the tag begins that says which arm of an experiment a request is in: nobody else may give one."""
 
 _CONTINUING = {
     "yes", "yeah", "yep", "no", "ok", "okay", "sure", "do", "go", "continue", "and", "but", "more", "please",
@@ -287,7 +289,8 @@ def _wants_audio(request: ChatRequest) -> bool:
 
 
 def _tags(principal: Principal, request: ChatRequest) -> tuple[str, ...]:
-    return tuple(sorted({*principal.tags, *request.options.tags}))
+    tags = {*principal.tags, *request.options.tags}
+    return tuple(sorted(tag for tag in tags if not tag.startswith(EXPERIMENT_TAG)))
 
 
 def _split(lowered: str) -> list[str]:

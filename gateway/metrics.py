@@ -13,7 +13,7 @@ import asyncio
 import os
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -138,6 +138,7 @@ class Metrics:
         self._by_raw: dict[_Names, _Tally] = {}
         self._overhead_waiting = _Distribution(_OVERHEAD)
         self._codes: set[str] = set()
+        self._arms: set[tuple[str, str]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._make_request_metrics()
         self._make_event_metrics()
@@ -175,6 +176,18 @@ class Metrics:
     def config_rejected(self) -> None:
         """A reload was refused; what was there before stays."""
         self._config_rejected.inc()
+
+    def enrolled(self, experiment: str, arm: str) -> None:
+        """A request is in an arm of an experiment; both names are those of the configuration."""
+        self._enrolled.labels(experiment, arm).inc()
+
+    def experiments(self, shares: Mapping[tuple[str, str], float]) -> None:
+        """The share of the requests that each arm (experiment, arm) gets now; arms there are no more get nothing."""
+        for names in self._arms - shares.keys():
+            self._share.labels(*names).set(0.0)
+        for names, share in shares.items():
+            self._share.labels(*names).set(share)
+        self._arms |= shares.keys()
 
     def changed(self) -> None:
         """See to it that what was tallied is flushed soon; at once where no event loop runs."""
@@ -283,6 +296,15 @@ class Metrics:
         self._refused = Counter("gateway_refused", "Requests refused before admission.", ("code",), registry=to)
         self._redis_away = Counter("gateway_redis_away", "Calls that Redis did not answer.", registry=to)
         self._cel_errors = Counter("gateway_cel_errors", "Rules that failed to evaluate.", ("rule",), registry=to)
+        arm = ("experiment", "arm")
+        self._enrolled = Counter("gateway_experiment_requests", "Requests in an experiment.", arm, registry=to)
+        self._share = Gauge(
+            "gateway_experiment_share",
+            "The share of its policy's requests that an arm gets now: 0 once it was stopped.",
+            arm,
+            registry=to,
+            multiprocess_mode="livemin",
+        )
         self._config_rejected = Counter("gateway_config_rejected", "Reloads that were refused.", registry=to)
 
 

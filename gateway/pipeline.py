@@ -40,6 +40,7 @@ from gateway.errors import (
 from gateway.prompt_bound import PromptBound
 from gateway.routing import deadline_s, situation_of, with_params, worst_nano
 from gateway.shadows import Shadows
+from gateway.trials import Trials
 from gateway.types import CacheEntry, CacheHit, Chunk, Decision, Where
 from gateway.visit import Bill, Visit, bill, ledger_entry, route_name
 
@@ -122,6 +123,7 @@ class Pipeline:
         self.calls = Coalescer()
         self.shadows = Shadows(books)
         self.arbiter = Arbiter(books)
+        self.trials = Trials(books.link, metrics)
         self.hits = Hits(books.link, books.keys, books.spawn)
 
     async def answer(self, view: View, request: ChatRequest, principal: Principal) -> Reply:
@@ -160,8 +162,9 @@ class Pipeline:
         policy = _policy(view, request.model)
         _permit(view, request, principal, policy.name)
         features = policy.features(request, principal)
+        policy, features, trial = self.trials.enrol(view.policies, policy, request, principal, features)
         visit = Visit(request, principal, policy, features)
-        visit.local_only = policy.gate(features).local_only
+        visit.trial, visit.local_only = trial, policy.gate(features).local_only
         cache = policy.policy.cache
         if (cache.exact or cache.semantic) and not _creative(visit):
             visit.context = cache_context(
@@ -169,6 +172,7 @@ class Pipeline:
                 scope=cache.scope,
                 local_only=visit.local_only,
                 embedder=self.semantic.identity(view.embedder_id),
+                arm=trial.tag if trial else "",
             )
             visit.cache = "miss" if _reads(visit) else "bypass"
             visit.store = request.options.cache != "no-store"

@@ -53,6 +53,7 @@ class Keys:
         self.ceilings = prefix + "ceilings"
         self.accounts = prefix + "accounts"
         self.alerts = prefix + "alerts"
+        self.experiments = prefix + "experiments"
 
     def limits(self, key_id: str) -> str:
         return f"{self.prefix}l:{key_id}"

@@ -133,6 +133,7 @@ class Reloader:
             self.error = None
             self._runtime.view = view
             self._runtime.semantic.judges.verifier = view.verifier
+            self._runtime.pipeline.trials.show(view.policies)
             await asyncio.to_thread(self.record)
             view.fleet.resume()
             _log.info("reloaded", policies=[policy.label for policy in view.policies.policies.values()])

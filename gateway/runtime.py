@@ -70,7 +70,8 @@ class Runtime:
         self.semantic.judges.pairs = self._pairs()
         self.snapshots = Snapshots(view.settings.data_dir)
         self._filled, self._unsaved = False, False
-        self._house = Follower(self.redis, self.keys.events, self._read_house, self._apply_house)
+        house = (self._read_house, self._apply_house, lambda: self.pipeline.trials.forget(self.view.policies))
+        self._house = Follower(self.redis, self.keys.events, *house)
         self._stored = Follower(self.redis, self.keys.events, self._fill_index, self._apply_stored)
         self._token_vectors_read = False
         spool = Spool(spool_folder(view.settings.data_dir), self.worker)
@@ -253,6 +254,7 @@ class Runtime:
         fields: Any = await self.redis.hgetall(self.keys.definitions)
         self.books.tree.load(fields)
         self.ring.load(fields)
+        self.pipeline.trials.load(fields, self.view.policies)
 
     async def _apply_house(self, event: Event) -> None:
         if digest := event.get(b"key"):

@@ -16,6 +16,7 @@ import msgspec
 
 from gateway.budget.limits import Admission
 from gateway.errors import GatewayError, RedisAway
+from gateway.features import EXPERIMENT_TAG
 from gateway.redis_io import Script
 from gateway.routing import worst_nano
 from gateway.types import NANO, SHADOW_KEY, Principal, Where
@@ -135,4 +136,6 @@ def _plain(request: ChatRequest, name: str) -> ChatRequest:
 
 
 def _tagged(features: Features) -> Features:
-    return msgspec.structs.replace(features, tags=tuple(sorted({*features.tags, SHADOW_KEY})))
+    """Not in the experiment of the request they shadow: nobody got their answer."""
+    kept = (tag for tag in features.tags if not tag.startswith(EXPERIMENT_TAG))
+    return msgspec.structs.replace(features, tags=tuple(sorted({*kept, SHADOW_KEY})))

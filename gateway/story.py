@@ -46,6 +46,7 @@ def of_entry(entry: LedgerEntry, prices: PriceBook, models: Iterable[str]) -> di
         **(dict.fromkeys(("cost_usd", "baseline_usd", "saved_usd")) if entry.unpriced else {}),
         **_told(detail.get("features") or {}, decision),
         "local_only": detail.get("local_only", False),
+        **({"experiment": detail["experiment"]} if "experiment" in detail else {}),
         **{name: detail[name] for name in ("confidence", "raw_confidence") if name in detail},
         "attempts": detail.get("attempts", []),
         "alternatives": _alternatives(
@@ -98,8 +99,22 @@ def explain(
             msgspec.to_builtins(msgspec.structs.replace(features, last_user_text="")), msgspec.to_builtins(decision)
         ),
         "local_only": gate.local_only,
+        **_experiment(view, request, compiled, local_only=gate.local_only),
         "alternatives": _alternatives(view.prices, [model.name for model in view.settings.config.models], worst),
     }
+
+
+def _experiment(view: View, request: ChatRequest, policy: CompiledPolicy, *, local_only: bool) -> dict[str, Any]:
+    """What each arm would make of it; which one it is in hangs on who asks. What must stay local is in none."""
+    experiment = view.policies.experiments.get(policy.name)
+    if experiment is None or local_only:
+        return {}
+    arms = []
+    for name, share in experiment.shares.items():
+        chosen = view.policies.policies[name]
+        model, _, rule = _outcome(view, chosen, request)
+        arms.append({"arm": name, "share": round(share, 9), "policy": chosen.label, "rule": rule, "model": model})
+    return {"experiment": {"name": experiment.name, "by": experiment.by, "arms": arms}}
 
 
 def compare(view: View, policy: CompiledPolicy, lines: Iterable[Mapping[str, Any]]) -> Iterator[Told]:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from gateway.cache.index import Vector
     from gateway.cache.keys import CacheContext
     from gateway.policy.compile import CompiledPolicy
+    from gateway.policy.experiments import Trial
     from gateway.pricing import PriceBook
     from gateway.types import Price
 
@@ -68,6 +69,7 @@ class Visit:
         self.pays = self.gone = False
         self.failures_shared = 0
         self.local_only = False
+        self.trial: Trial | None = None
         self.max_tokens = features.max_tokens
         self.live: dict[str, Live] = {}
         self.confidence: float | None = None
@@ -415,6 +417,7 @@ def _detail(visit: Visit, usage: Usage) -> dict[str, Any]:
         **({"usage": apart} if apart else {}),
         "features": msgspec.structs.replace(visit.features, last_user_text=""),
         "local_only": visit.local_only,
+        **({"experiment": visit.trial} if visit.trial is not None else {}),
         "decision": decision,
         **({} if visit.request.options.quality is None else {"quality": visit.request.options.quality}),
         **({"live": dict(visit.live)} if visit.live else {}),

@@ -7,6 +7,7 @@
 ``error_rate``            of the requests of the last ten minutes, too many failed
 ``target_down``           a target has failed every call of the last ten minutes, or does not answer at all
 ``cache_drift``           semantic hits are of other similarities than a week before
+``experiment``            an arm of an experiment has lost by its rule and was stopped; once a stop
 ``routing``               what is asked or how it is routed has left the bounds of ``monitoring``
 ``model_changed``         a target answers golden prompts as another model than before; once a change
 ========================  ==============================================================================
@@ -28,8 +29,10 @@ from gateway.types import NANO, Attempt, Frozen, LedgerEntry
 if TYPE_CHECKING:
     from gateway.config import AlertsConfig
     from gateway.economics import Forecast
+    from gateway.policy.experiments import State
 
 Kind = Literal[
+    "experiment",
     "budget",
     "forecast",
     "spike",
@@ -44,6 +47,7 @@ STATES = frozenset({"spike", "error_rate", "target_down", "cache_drift", "routin
 RECENT_MS = 10 * 60_000
 LEAST_REQUESTS = 20
 LEAST_CALLS = 3
+_STOPPED_MS = 24 * 3_600_000
 _LEAST_HOURS = 24
 _DONE = ("ok", "cancelled")
 
@@ -152,6 +156,21 @@ def drift(psi: float | None, most: float) -> list[Finding]:
         return []
     text = f"Population stability index {psi:.2f}, above {most:g}: look at the dashboard's page of the cache."
     return [Finding(key="cache_drift", kind="cache_drift", title="Questions to the cache have shifted", text=text)]
+
+
+def stopped(states: Mapping[str, State], now_ms: int) -> list[Finding]:
+    """The arms of experiments that were stopped within a day; ``states`` by the experiment's name."""
+    return [
+        Finding(
+            key=f"experiment:{name}:{state.run}:{state.round}:{arm}",
+            kind="experiment",
+            title=f"Experiment {name}: {arm} was stopped",
+            text=f"It {why.reason}. Its requests go to the control." if why.reason else "",
+        )
+        for name, state in sorted(states.items())
+        for arm, why in state.stopped.items()
+        if now_ms - why.at_ms < _STOPPED_MS
+    ]
 
 
 def _failed(attempt: Attempt) -> bool:

@@ -21,6 +21,7 @@ from gateway.alerts.channels import deliver
 from gateway.alerts.rules import BudgetState, Finding
 from gateway.cache.stats import PSI_ALARM, stats
 from gateway.config import Settings, socket_path
+from gateway.experiments.state import states
 from gateway.ledger.answers import Period
 from gateway.ledger.rollups import DAY_MS, HOUR_MS
 from gateway.types import Frozen, LedgerEntry
@@ -88,6 +89,7 @@ class Watch:
             *rules.spike(hours, config),
             *rules.errors(recent, config),
             *rules.down(recent, await silent(settings), _hosted_down(settings, told)),
+            *rules.stopped(await states(self._redis, self._keys), now),
             *rules.drift((await stats(self._redis, now, self._keys, most=0)).psi, PSI_ALARM),
             *changed_models(await targets(self._redis, self._keys), now),
             *await self._unfit(settings, now),

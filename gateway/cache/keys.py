@@ -34,10 +34,11 @@ class CacheContext(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def cache_context(
-    request: ChatRequest, principal: Principal, *, scope: Scope, local_only: bool, embedder: str
+    request: ChatRequest, principal: Principal, *, scope: Scope, local_only: bool, embedder: str, arm: str = ""
 ) -> CacheContext:
     """The cache's view of a request. Pure; ``embedder`` is the identity of the embedding model in use, '' while that
-    is not known: nothing is compared then.
+    is not known: nothing is compared then. ``arm``: of an experiment, whose arms share no answers, since one would be
+    credited with what another has paid for.
     """
     tenant = {"key": principal.key_id, "team": principal.team or principal.key_id, "shared": ""}[scope]
     messages, question = _split(request.messages)
@@ -48,6 +49,8 @@ def cache_context(
         body,
         messages,
     ]
+    if arm:
+        wall.append(arm)
     walled = hashlib.sha256(msgspec.json.encode(wall, order="sorted"))
     text = question if isinstance(question, str) else None
     normal = normalise(text) if text is not None else None

@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from gateway import __version__
-from gateway.cli import alerts, books, cache, keys, models, policies, prices, privacy, reconcile, replay, router
+from gateway.cli import (
+    alerts,
+    books,
+    cache,
+    experiment,
+    keys,
+    models,
+    policies,
+    prices,
+    privacy,
+    reconcile,
+    replay,
+    router,
+)
 from gateway.cli.options import Config, Problem, settings
 from gateway.errors import ConfigError, GatewayError, RedisAway
 
@@ -25,6 +38,7 @@ app.add_typer(alerts.app, name="alerts", help="Alerts: what has been told, and w
 app.add_typer(prices.app, name="prices", help="What models cost, and where those prices come from")
 app.add_typer(cache.app, name="cache", help="Stored answers: what there is, and how well they are judged")
 app.add_typer(router.app, name="router", help="How hard prompts are, and what a local model can do")
+app.add_typer(experiment.app, name="experiment", help="Policies side by side, and what of their differences is real")
 app.command()(policies.check)
 app.command()(policies.explain)
 app.command()(replay.replay)

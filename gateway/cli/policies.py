@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from gateway.policy.competence import Vectors
     from gateway.policy.loader import PolicySet
 
+_ARM = ("share", "policy", "rule", "goes to")
+
 
 def check(
     files: Annotated[
@@ -124,6 +126,9 @@ def _print_story(story: dict[str, Any]) -> None:
     _print_section("difficulty is made of", ("what", "adds"), [(n, f"{v:+.3f}") for n, v in story["contributions"]])
     _print_section("features", ("feature", "value"), [(name, _plain(v)) for name, v in story["features"].items()])
     _print_section("not taken", ("what", "why"), [tuple(map(_plain, pair)) for pair in _pairs(story)])
+    if (experiment := story.get("experiment")) is not None:
+        rows = [(f"{arm['share']:.1%}", arm["policy"], arm["rule"], arm["model"]) for arm in experiment["arms"]]
+        _print_section(f"experiment {experiment['name']}, by {experiment['by']}", _ARM, rows)
     costs = [(row["model"], _dollars(row["cost_usd"])) for row in story["alternatives"]]
     _print_section("at most it would cost", ("model", "USD"), costs)
 
@@ -140,7 +145,7 @@ def _pairs(story: dict[str, Any]) -> list[tuple[Any, Any]]:
     return [tuple(row.values())[:2] if isinstance(row, dict) else tuple(row)[:2] for row in rows]
 
 
-def _print_section(title: str, columns: tuple[str, str], rows: list[Any]) -> None:
+def _print_section(title: str, columns: tuple[str, ...], rows: list[Any]) -> None:
     if rows:
         typer.echo(f"\n{title}")
         print_table(columns, rows)

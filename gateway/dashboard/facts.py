@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from gateway import story
 from gateway.auth import KeyStore
 from gateway.cache.stats import checked, stats
-from gateway.dashboard import budgets, watching
+from gateway.dashboard import budgets, experiments, watching
 from gateway.dashboard.session import LINK_DAYS
 from gateway.http.meta import model_row
 
@@ -45,7 +45,7 @@ class Facts:
         if page == "models":
             return {"models": self._models(), "watched": await self._watched(visitor)}
         if page == "policies":
-            return {"policies": self._policies()}
+            return {"policies": self._policies(), "experiments": await self._experiments()}
         if page == "request":
             return {"story": await self._story(visitor, query["id"])}
         return {}
@@ -86,6 +86,12 @@ class Facts:
             "last_error": None if error is None else str(error),
             "link_days": list(LINK_DAYS),
         }
+
+    async def _experiments(self) -> list[dict[str, Any]]:
+        with suppress(RedisError, OSError):
+            async with asyncio.timeout(_REDIS_S):
+                return await experiments.arms(self._runtime)
+        return []
 
     async def _watched(self, visitor: Visitor) -> dict[str, Any]:
         """Golden prompts and the last day of routing; {} while Redis is away."""

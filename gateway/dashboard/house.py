@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.dashboard import watching
+from gateway.dashboard import experiments, watching
 from gateway.dashboard.page import Ask, Page
 from gateway.dashboard.tables import Column, Table
 
@@ -44,7 +44,8 @@ async def policies(ask: Ask) -> Page:
         return "; ".join(row["warnings"])
 
     table = Table("policies", "Policies in force", columns, facts["policies"], note=note)
-    return Page("policies", "Policies", facts | {"admin": ask.role == "admin"}, (table,))
+    tables = (table, experiments.table(ask.facts["experiments"])) if ask.facts["experiments"] else (table,)
+    return Page("policies", "Policies", facts | {"admin": ask.role == "admin"}, tables)
 
 
 async def models(ask: Ask) -> Page:

@@ -18,6 +18,7 @@ from gateway.http.admin import Admin
 from gateway.http.cache import CacheDesk
 from gateway.http.chat import ChatEndpoint
 from gateway.http.definitions import Definitions
+from gateway.http.experiments import Experiments
 from gateway.http.health import Health
 from gateway.http.meta import Meta
 from gateway.http.watching import WatchDesk
@@ -79,6 +80,7 @@ def _rest(runtime: Runtime) -> Starlette:
         *CacheDesk(runtime).routes(),
         *Definitions(runtime).routes(),
         *WatchDesk(runtime).routes(),
+        *Experiments(runtime).routes(),
         *dashboard.routes(),
     ]
     app = Starlette(

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger import (
+    arms,
     contents,
     definitions,
     erasing,
@@ -264,6 +265,16 @@ class SqlStore:
 
     async def definitions(self) -> dict[str, str]:
         return await self._read(definitions.everything)
+
+    async def experiment(
+        self, prefix: str, by: arms.By, since_ms: int | None, until_ms: int
+    ) -> tuple[int, Mapping[str, Mapping[str, arms.Sums]]]:
+        """When the rows begin whose tag begins with ``prefix`` (not before ``since_ms``), and their
+        :func:`gateway.ledger.arms.sums`.
+        """
+        began = await self._read(arms.began, prefix)
+        since = max(began if began is not None else until_ms, since_ms or 0)
+        return since, await self._read(arms.sums, prefix, by, since, until_ms)
 
     async def spent_by(self, budget: Mapping[str, Any], since_ms: int, width_ms: int | None) -> Steps:
         """See :func:`gateway.ledger.definitions.spent`."""

@@ -77,8 +77,11 @@ def compile_policy(
 
 
 def policy_hash(policy: Policy) -> str:
-    """The first twelve hex digits of the SHA-256 of the policy's canonical JSON."""
-    return hashlib.sha256(msgspec.json.encode(policy, order="deterministic")).hexdigest()[:12]
+    """The first twelve hex digits of the SHA-256 of the policy's canonical JSON: of how it decides, not of which other
+    policies it is compared with.
+    """
+    decides = msgspec.structs.replace(policy, experiment=None)
+    return hashlib.sha256(msgspec.json.encode(decides, order="deterministic")).hexdigest()[:12]
 
 
 def _union(sets: Iterable[frozenset[str]]) -> tuple[str, ...]:

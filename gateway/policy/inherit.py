@@ -1,7 +1,7 @@
 """``extends``: a policy that takes over another one and says only what is different.
 
 Its keys win, those of ``cache`` one by one. Its rules come first; of the other's rules follow those whose name it does
-not use itself.
+not use itself. An experiment is not taken over: an arm that extends the control would be split again.
 """
 
 from __future__ import annotations
@@ -76,6 +76,6 @@ def _merged(found: Found, base: Found) -> Found:
     values["rules"] = (*found.policy.rules, *(base.policy.rules[index] for index in kept))
     own_cache = {name: getattr(found.policy.cache, name) for name in said.get("cache") or {}}
     values["cache"] = msgspec.structs.replace(base.policy.cache, **own_cache)
-    values["extends"] = found.policy.extends
+    values["extends"], values["experiment"] = found.policy.extends, found.policy.experiment
     origins = (*found.origins, *(base.origins[index] for index in kept))
     return Found(Policy(**values), found.document, origins)

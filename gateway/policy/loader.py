@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.config import ModelConfig, Settings
 from gateway.errors import ConfigError
 from gateway.policy.compile import CompiledPolicy, compile_policy, unmetered
 from gateway.policy.engine import OnError
+from gateway.policy.experiments import Declared, check_experiments, declared
 from gateway.policy.inherit import inherited
 from gateway.pricing import PriceBook
 from gateway.yamlfile import Document
@@ -17,10 +18,11 @@ from gateway.yamlfile import Document
 
 @dataclass(frozen=True, slots=True)
 class PolicySet:
-    """Every policy by name; ``default`` is what ``auto`` means."""
+    """Every policy by name; ``default`` is what ``auto`` means. ``experiments``: by the policy they split."""
 
     policies: Mapping[str, CompiledPolicy]
     default: str
+    experiments: Mapping[str, Declared] = field(default_factory=dict)
 
     def get(self, name: str) -> CompiledPolicy | None:
         return self.policies.get(name)
@@ -55,7 +57,7 @@ def load_policies(
     if default not in policies:
         found = ", ".join(policies) or "none"
         raise ConfigError(f"no policy named '{default}' (found: {found})", file=str(settings.policies_dir))
-    return PolicySet(policies, default)
+    return PolicySet(policies, default, declared(compiled.policy for compiled in policies.values()))
 
 
 def compile_documents(
@@ -70,7 +72,9 @@ def compile_documents(
     Raises:
         ConfigError: one of them is wrong, or two have one name.
     """
+    written = inherited(documents, beside)
+    check_experiments(written, beside)
     return {
         name: compile_policy(found.policy, found.document, models, prices, on_error, found.origins)
-        for name, found in inherited(documents, beside).items()
+        for name, found in written.items()
     }

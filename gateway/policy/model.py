@@ -30,6 +30,8 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[int, Meta(ge=1)]
 Usd = Annotated[float, Meta(gt=0, description="US dollars.")]
 CostQuality = Annotated[int, Meta(ge=0, le=10, description="0 cheapest … 10 best; 5: as the thresholds are written.")]
+By = Literal["key", "session", "user", "request"]
+MorePercent = Annotated[str, Meta(pattern=r"^\+[0-9]{1,4}(\.[0-9]{1,3})?%$", description="How much more: +20%.")]
 
 # What the gateway itself reads or the client alone may say.
 _NO_PARAMS = ("model", "messages", "stream", "stream_options", "n", "user", "tools", "functions", "metadata")
@@ -79,7 +81,7 @@ class Canary(Strict, frozen=True, kw_only=True):
 
     use: Use
     share: Share
-    by: Literal["key", "session", "user", "request"] = "session"
+    by: By = "session"
 
 
 class Shadow(Strict, frozen=True, kw_only=True):
@@ -118,6 +120,33 @@ class Rule(Strict, frozen=True, kw_only=True):
     shadow: Shadow | None = None
 
 
+class Stop(Strict, frozen=True, kw_only=True):
+    """When an arm has lost: how much worse than the control it may not surely be.
+
+    ``cost`` and ``latency`` in percent of the control's, ``errors`` in percentage points, ``quality`` in points of
+    feedback, which is from -1 to 1.
+    """
+
+    cost: MorePercent | None = None
+    latency: MorePercent | None = None
+    errors: MorePercent | None = None
+    quality: Annotated[float, Meta(ge=-2, lt=0)] | None = None
+
+
+class Experiment(Strict, frozen=True, kw_only=True):
+    """Send shares of the requests for this policy to other policies, to compare them. What is left over stays with this
+    policy: the control. The same ``by`` always gets the same arm.
+    """
+
+    name: Name
+    arms: Annotated[
+        dict[Name, Annotated[float, Meta(gt=0, lt=1)]],
+        Meta(min_length=1, max_length=8, description="Shares of the requests, by the policy that decides them."),
+    ]
+    by: By = "session"
+    stop: Stop = Stop()
+
+
 class Policy(Strict, frozen=True, kw_only=True):
     """One routing policy. ``baseline`` is the model that savings are measured against, ``time_zone`` that of ``hour``
     and ``weekday``. ``extends`` names the policy whose keys and rules hold where this one says nothing.
@@ -135,6 +164,7 @@ class Policy(Strict, frozen=True, kw_only=True):
     on_budget_exhausted: Literal["local", "cheaper", "reject"] = "local"
     on_redis_down: Literal["allow", "deny"] | None = None
     unpriced: Literal["reject", "allow"] = "reject"
+    experiment: Experiment | None = None
 
 
 def seconds(duration: str) -> int:
@@ -165,6 +195,8 @@ def read_policy(document: Document) -> Policy:
         ZoneInfo(policy.time_zone)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise document.error(f"no time zone is called '{policy.time_zone}'", "", "time_zone") from None
+    if policy.experiment is not None:
+        _check_experiment(policy.name, policy.experiment, document)
     seen: set[str] = set()
     for index, rule in enumerate(policy.rules):
         at = f".rules[{index}]"
@@ -177,3 +209,12 @@ def read_policy(document: Document) -> Policy:
                 raise document.error(f"'{name}' is not a parameter that a rule may set", f"{at}.params", name)
         seen.add(rule.name)
     return policy
+
+
+def _check_experiment(name: str, experiment: Experiment, document: Document) -> None:
+    if name in experiment.arms:
+        reason = f"'{name}' is the control: it gets what the others leave"
+        raise document.error(reason, ".experiment.arms", name)
+    total = sum(experiment.arms.values())
+    if total >= 1:
+        raise document.error(f"the shares come to {total:g} and leave nothing for the control", ".experiment", "arms")

@@ -30,10 +30,10 @@ SUPPORT = {
     "telemetry",
 }
 STAGES = {"auth", "budget", "cache", "policy", "backends", "ledger"}
-PASSED_ALONG = {"visit", "books", "storing", "reply", "warmth"}
+PASSED_ALONG = {"visit", "books", "storing", "reply", "trials", "warmth"}
 PIPELINE = {"pipeline", "story", "tracing", "routing", "shadows", "cascade", "arbiter"}
 RUNTIME = {"runtime", "reload"}
-HOUSE = {"economics", "reconcile", "alerts", "erase", "export", "watching"}
+HOUSE = {"economics", "reconcile", "alerts", "erase", "experiments", "export", "watching"}
 SURFACE = {"http", "dashboard"}
 TOP = {"supervisor", "background", "cli"}
 LAYERS = (FOUNDATION, SUPPORT, STAGES, PASSED_ALONG, PIPELINE, RUNTIME, HOUSE, SURFACE, TOP)
