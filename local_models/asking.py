@@ -18,7 +18,7 @@ AT_ONCE = 16
 
 
 class Said(NamedTuple):
-    """An answer, and how sure the model was of it."""
+    """An answer, and how sure the model was of its opening."""
 
     text: str
     confidence: Confidence
@@ -85,4 +85,5 @@ async def _ask(socket: Path, name: str, prompt: str, tokens: int) -> Said:
     if status != 200:
         raise BenchError(f"the engine answered {status}: {reply[:2000].decode(errors='replace')}")
     said = msgspec.json.decode(reply, type=_Reply)
-    return Said(str(said.choices[0].message["content"] or ""), said.confidence_details)
+    sure = said.confidence_details
+    return Said(str(said.choices[0].message["content"] or ""), sure.opening or sure)

@@ -26,7 +26,7 @@ from gateway.yamlfile import Document, did_you_mean
 __all__ = ["CompiledPolicy", "compile_policy", "policy_hash", "unmetered"]
 
 FEATURES = tuple(field for field in Features.__struct_fields__ if field != "last_user_text")
-SCORED = ("difficulty", *SITUATION)
+SCORED = ("difficulty", "scorer", *SITUATION)
 ANSWERED = ("confidence",)
 
 _FUNCTIONS = {

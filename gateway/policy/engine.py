@@ -210,7 +210,7 @@ class CompiledPolicy:
         rule = self.rule(decision.rule)
         if rule is None or rule.escalate is None:
             return False
-        score = Score(difficulty=decision.difficulty or 0.0)
+        score = Score(difficulty=decision.difficulty or 0.0, scorer=decision.scorer)
         context = _context(
             rule.escalate.variables, features, {**self._beside(score, situation), "confidence": confidence}
         )
@@ -284,7 +284,8 @@ class CompiledPolicy:
 
     def _beside(self, score: Score, situation: Situation) -> Mapping[str, Any]:
         """The values of the variables that are not features."""
-        beside: dict[str, Any] = {"difficulty": score.difficulty, "budget_left": situation.budget_left}
+        beside: dict[str, Any] = {"difficulty": score.difficulty, "scorer": score.scorer}
+        beside["budget_left"] = situation.budget_left
         if self.timed:
             beside["hour"], beside["weekday"] = situation.clock(self.policy.time_zone)
         return beside

@@ -183,11 +183,11 @@ def _situation(policy: CompiledPolicy, row: LedgerEntry, features: Features) -> 
 def _asked(policy: CompiledPolicy, row: LedgerEntry, logged: Mapping[str, Any]) -> tuple[Features, Score]:
     """Where the client named no position of the dial, it is the policy's."""
     features, difficulty = _features(row.detail["features"]), logged.get("difficulty") or row.difficulty or 0.0
-    wanted = policy.policy.cost_quality
+    scorer, wanted = logged.get("scorer") or "rules", policy.policy.cost_quality
     if "quality" in row.detail or features.quality == wanted:
-        return features, Score(difficulty=difficulty)
+        return features, Score(difficulty=difficulty, scorer=scorer)
     neutral = without(difficulty, logged.get("contributions") or (), DIALLED)
-    moved = slid(Score(difficulty=neutral), UNMEASURED, wanted)
+    moved = slid(Score(difficulty=neutral, scorer=scorer), UNMEASURED, wanted)
     return msgspec.structs.replace(features, quality=wanted), moved
 
 

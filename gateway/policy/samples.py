@@ -59,8 +59,8 @@ _EMPTY = msgspec.structs.replace(
 
 
 def _values(features: Features, difficulty: float, confidence: float) -> dict[str, Any]:
-    beside = {"difficulty": difficulty, "confidence": confidence, "hour": 14, "weekday": "tue", "budget_left": 0.5}
-    return msgspec.structs.asdict(features) | beside
+    scored = {"difficulty": difficulty, "scorer": "profile", "confidence": confidence}
+    return msgspec.structs.asdict(features) | scored | {"hour": 14, "weekday": "tue", "budget_left": 0.5}
 
 
 SAMPLES = {

@@ -7,7 +7,8 @@ import math
 import msgspec
 
 OPENING = 24
-"""Tokens after which more of an answer says less about whether it is right: a short answer is over by then."""
+"""The most tokens of an opening: the first clause, which holds a short answer. What follows it says little of that."""
+_CLAUSE_ENDS = frozenset(b".,;!?\n")
 
 # A token the model gave less than even odds: there was something else it might as well have said.
 UNCERTAIN = math.log(0.5)
@@ -16,7 +17,7 @@ UNCERTAIN = math.log(0.5)
 class Confidence(msgspec.Struct, frozen=True, omit_defaults=True):
     """Over the tokens so far: natural log-probabilities, and the share of tokens below even odds.
 
-    ``opening``: the same over the first ``OPENING`` tokens, once there are more of them.
+    ``opening``: the same over the opening alone, once there are more tokens.
     """
 
     mean_logprob: float
@@ -38,18 +39,19 @@ class Tally:
         self._sum, self._least, self._uncertain, self._tokens = 0.0, 0.0, 0, 0
         self._opening: Confidence | None = None
 
-    def add(self, logprob: float) -> None:
-        """Count a token."""
-        if self._tokens == OPENING:
-            self._opening = self.so_far()
+    def add(self, logprob: float, piece: bytes) -> None:
+        """Count a token, and what it adds to the text."""
         self._sum += logprob
         self._least = min(self._least, logprob)
         self._uncertain += logprob < UNCERTAIN
         self._tokens += 1
+        if self._opening is None and (self._tokens == OPENING or not _CLAUSE_ENDS.isdisjoint(piece)):
+            self._opening = self.so_far()
 
     def so_far(self) -> Confidence | None:
         """None before the first token."""
         if not self._tokens:
             return None
         share = self._uncertain / self._tokens
-        return Confidence(self._sum / self._tokens, self._least, share, self._tokens, self._opening)
+        opening = self._opening if self._opening and self._opening.tokens < self._tokens else None
+        return Confidence(self._sum / self._tokens, self._least, share, self._tokens, opening)

@@ -93,7 +93,7 @@ class Task:
         token = self._drawer.draw(row, best)
         self.drawn += 1
         total = log_normaliser(row, float(row[best]), self._model.scratch)
-        self._tally.add(float(row[token]) - total)
+        self._tally.add(float(row[token]) - total, self._model.piece(token))
         ends = token in self._model.ends
         if self.generation.logprobs is not None and not ends:
             self._held.append(self._logprob(row, token, total, self.generation.logprobs))

@@ -27,15 +27,17 @@ NO_CACHE = {"exact": False, "semantic": False}  # which would embed what it reme
 PLAIN: Any = {"name": "plain", "cache": NO_CACHE, "rules": [{"name": "all", "use": ["gpt-4o-mini"]}]}
 KNOWN = [f"What is the capital of {country}?" for country in ("Italy", "Kenya", "Norway", "Egypt", "Peru", "Cuba")]
 UNKNOWN = [f"How many legs does a {animal} have?" for animal in ("dog", "spider", "bird", "cat", "goat", "fly")]
+HALF_KNOWN = [f"What is the currency of {land}?" for land in ("Japan", "India", "Iran", "Chad", "Laos", "Fiji", "Oman")]
 HARD = "Prove step by step that there are infinitely many primes, then design an algorithm and analyze it."
 
 
 def scorer() -> ProfiledScorer:
-    """Of a model that has capitals right and legs wrong."""
+    """Of a model that has capitals right, legs wrong and five of seven currencies right."""
     asked = [Question(prompt=prompt, answers=("x",), skill="capitals", domain="facts") for prompt in KNOWN]
     asked += [Question(prompt=prompt, answers=("x",), skill="legs", domain="facts") for prompt in UNKNOWN]
+    asked += [Question(prompt=prompt, answers=("x",), skill="currencies", domain="facts") for prompt in HALF_KNOWN]
     vectors = np.array([embed(question.prompt, 384) for question in asked], np.float32)
-    profile = Profile(file="", digest="", questions="", right="1" * len(KNOWN) + "0" * len(UNKNOWN))
+    profile = Profile(file="", digest="", questions="", right="1" * len(KNOWN) + "0" * len(UNKNOWN) + "1111100")
     return ProfiledScorer(Competence(profile, Asked.made(tuple(asked), vectors)))
 
 
@@ -86,6 +88,21 @@ async def test_what_it_was_seen_to_know_stays_here(gate: Gateway, embedder: Upst
 
     assert (reply.headers["x-gateway-route"], reply.headers["x-gateway-model"]) == ("easy", "local-small")
     assert len(embedder.requests) == 1
+
+
+@pytest.mark.parametrize(("confidence", "model"), [(0.9, "local-small"), (0.6, "gpt-4o-mini")])
+async def test_what_it_may_know_is_tried_and_kept_where_it_is_sure(
+    gate: Gateway, near_server: Upstream, confidence: float, model: str
+) -> None:
+    near_server.default = Plan(extra={"confidence": confidence, "confidence_details": {"tokens": 30}})
+
+    reply = await gate.chat(HALF_KNOWN[0])
+    near_server.reset()
+
+    assert (reply.headers["x-gateway-route"], reply.headers["x-gateway-model"]) == ("try-here", model)
+    told = (await gate.get(f"/v1/requests/{reply.headers['x-gateway-request-id']}")).json()
+    assert 0.35 < told["difficulty"] < 0.6
+    assert told["confidence"] == confidence
 
 
 async def test_what_it_gets_wrong_goes_out_and_the_story_says_why(gate: Gateway, embedder: Upstream) -> None:

@@ -117,21 +117,24 @@ def test_the_lane_is_batch_only_where_it_says_so() -> None:
     ]  # fmt: skip
 
 
-def test_the_beginning_of_a_long_answer_is_told_apart() -> None:
+@pytest.mark.parametrize(
+    ("pieces", "tokens"), [([b" a"] * 40, OPENING), ([b" a", b" b.", b" c"], 2), ([b"\n", b"a"], 1)]
+)
+def test_the_opening_of_an_answer_is_told_apart(pieces: list[bytes], tokens: int) -> None:
     tally = Tally()
-    for _ in range(OPENING):
-        tally.add(-0.1)
+    for piece in pieces[:tokens]:
+        tally.add(-0.1, piece)
     first = tally.so_far()
     assert first is not None
-    assert first.opening is None
-    tally.add(-7.0)
-    tally.add(-7.0)
+    assert first.opening is None, "so far it is all there is"
+    for piece in pieces[tokens:]:
+        tally.add(-7.0, piece)
     whole = tally.so_far()
     assert whole is not None
     assert whole.opening == first
-    assert (whole.tokens, whole.min_logprob) == (OPENING + 2, -7.0)
+    assert (whole.tokens, whole.min_logprob) == (len(pieces), -7.0)
     (chunk,) = Answer("m").chunks(0, Delta("a", confidence=whole))
-    assert json.loads(msgspec.json.encode(chunk["confidence_details"]))["opening"]["tokens"] == OPENING
+    assert json.loads(msgspec.json.encode(chunk["confidence_details"]))["opening"]["tokens"] == tokens
 
 
 def test_confidence_travels_as_a_number_with_its_details() -> None:
