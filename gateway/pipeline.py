@@ -144,7 +144,7 @@ class Pipeline:
         except GatewayError as error:
             if isinstance(error, UpstreamError) and visit.attempts:
                 visit.model = visit.attempts[-1].model
-            visit.fail("error", error.status, f"{error.code}: {error.message}")
+            visit.fail("error", error.status, visit.told_of(error))
             error.admitted = True
             error.headers += self._headers(visit, None)
             self._settle(view, visit)
@@ -435,13 +435,13 @@ class Pipeline:
                     continue
                 last = chunk.data
                 if chunk.error:
-                    visit.fail("incomplete", 200, chunk.error)
+                    visit.fail("incomplete", 200, visit.told_of(UpstreamError(chunk.error)))
                 yield chunk.data if asked and chunk.usage is None else reply.without_usage(chunk.data)
             if visit.status == "ok" and asked:
                 await visit.count()
                 yield reply.usage_event(reported or last, bill(visit, view.prices), visit.final_usage())
         except UpstreamBroken as error:
-            visit.fail("incomplete", 200, f"{error.code}: {error.message}")
+            visit.fail("incomplete", 200, visit.told_of(error))
             yield msgspec.json.encode(error.body())
         except Exception as bug:  # as in `answer`: the row tells the truth, whatever went wrong
             visit.fail("incomplete", 500, f"internal_error: {type(bug).__name__}")

@@ -12,6 +12,7 @@ import msgspec
 
 from gateway.budget.levels import NOTHING, Levels
 from gateway.budget.limits import Hold
+from gateway.errors import GatewayError, UpstreamError
 from gateway.features import estimate_tokens, prompt_texts
 from gateway.prompt_bound import PromptBound, counted, prompt_bound
 from gateway.tokens import count_tokens
@@ -134,6 +135,12 @@ class Visit:
 
     def fail(self, status: Status, http_status: int, error: str) -> None:
         self.status, self.http_status, self.error, self.store = status, http_status, error[:500], False
+
+    def told_of(self, error: GatewayError) -> str:
+        """What the row says of a failure. Of what must stay local not in its target's words: they may quote it."""
+        if self.local_only and isinstance(error, UpstreamError):
+            return error.code
+        return f"{error.code}: {error.message}"
 
     def leave(self) -> None:
         """Its client has gone. What was whole by then may still be stored."""

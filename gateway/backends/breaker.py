@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from gateway.backends import translate
-from gateway.errors import UpstreamError, UpstreamRefused, UpstreamUnavailable
+from gateway.errors import UpstreamBroken, UpstreamError, UpstreamRefused, UpstreamTimeout, UpstreamUnavailable
 
 FAILURES_TO_OPEN = 3
 COOLDOWN_S, MAX_COOLDOWN_S = 5.0, 60.0
@@ -47,7 +47,7 @@ class Breaker:
         if state == "closed" or (state == "half-open" and not self._trial):
             return None
         left = f" for {self._left():.1f} s" if self._left() > 0 else ""
-        return f"cooling down{left}: {self._error}"
+        return f"cooling down{left}: {_cause(self._error)}"
 
     def enter(self) -> bool:
         """A call is about to be made; one of `answered`, `failed` and `left` must follow. Whether it is a trial.
@@ -121,3 +121,14 @@ class Breaker:
         if self.unreachable or self._until is None:
             return 0.0
         return max(0.0, self._until - self._clock())
+
+
+def _cause(error: UpstreamError | None) -> str:
+    """Without upstream's own words: they may quote a prompt, and this is told to everybody who asks next."""
+    if isinstance(error, UpstreamTimeout) or (isinstance(error, UpstreamUnavailable) and error.connect):
+        return str(error)
+    if error is not None and error.code in (translate.AUTH, translate.UNREACHABLE):
+        return str(error)
+    if error is not None and error.upstream_status is not None:
+        return f"upstream answered {error.upstream_status}"
+    return "upstream breaks off its replies" if isinstance(error, UpstreamBroken) else "upstream fails"

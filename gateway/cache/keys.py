@@ -39,7 +39,10 @@ def cache_context(
     """The cache's view of a request. Pure; ``embedder`` is the identity of the embedding model in use, '' while that
     is not known: nothing is compared then. ``arm``: of an experiment, whose arms share no answers, since one would be
     credited with what another has paid for.
+
+    What must stay local is in no cache that everybody shares: there, ``shared`` means the key's own.
     """
+    scope = "key" if local_only and scope == "shared" else scope
     tenant = {"key": principal.key_id, "team": principal.team or principal.key_id, "shared": ""}[scope]
     messages, question = _split(request.messages)
     body = {name: _value(raw) for name, raw in request.fields.items() if name not in _NO_WALL}
