@@ -82,6 +82,10 @@ _TONGUES = frozenset(
     )
 )
 _SCOPES = frozenset(listed("only both every each entire whole half sentence paragraph page word bullet list table"))
+_ASKED_FOR = {
+    **dict.fromkeys(listed("year month day date time century decade"), "when"),
+    **dict.fromkeys(listed("city country place town continent"), "where"),
+}
 _INTERROGATIVES = frozenset(listed("why when where who whom whose how"))
 _MEASURED = frozenset(listed("many much long far often old big tall fast high deep large heavy soon"))
 _TESTS = frozenset(listed("is are was were do does did can could should would will has have may must am"))
@@ -222,7 +226,9 @@ def _scope(left: Text, right: Text) -> bool:
 
 
 def _question(left: Text, right: Text) -> bool:
-    """Why, when, where, who and how much are told apart; "what" may ask for any of them ("what year")."""
+    """Why, when, where, who and how much are told apart; "what" may ask for any of them, unless it says
+    for which ("what year").
+    """
     asks = _asks(left), _asks(right)
     if "" in asks or asks[0] == asks[1]:
         return False
@@ -234,7 +240,7 @@ def _question(left: Text, right: Text) -> bool:
 def _asks(text: Text) -> str:
     for word, after in zip(text.lower, (*text.lower[1:], ""), strict=False):  # no words: none of them
         if word in ("what", "which", "what's", "whats"):
-            return ""
+            return _ASKED_FOR.get(after, "")
         if word in _INTERROGATIVES:
             return f"how {after}" if word == "how" and after in _MEASURED else word
     return "test" if text.lower and text.lower[0] in _TESTS else ""

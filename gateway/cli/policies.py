@@ -47,9 +47,11 @@ def check(
 def _configured(chosen: Settings) -> PolicySet:
     from gateway.policy.loader import load_policies
     from gateway.policy.taught import read
+    from gateway.reload import build_verifier
 
     if chosen.router_artefact is not None:
         read(chosen.router_artefact)
+    build_verifier(chosen)
     return load_policies(chosen)
 
 
@@ -107,7 +109,7 @@ def explain(
 
 def _embedding(config: Path | None) -> Callable[[str], Vectors]:
     """One prompt's, by the local embedder, which is loaded when it is asked."""
-    from gateway.cli.router import embedder
+    from gateway.cli.embedding import embedder
 
     return lambda prompt: embedder(config)([prompt])[0]
 
@@ -125,10 +127,13 @@ def _print_story(story: dict[str, Any]) -> None:
     print_table(("", ""), facts)
     _print_section("difficulty is made of", ("what", "adds"), [(n, f"{v:+.3f}") for n, v in story["contributions"]])
     _print_section("features", ("feature", "value"), [(name, _plain(v)) for name, v in story["features"].items()])
-    _print_section("not taken", ("what", "why"), [tuple(map(_plain, pair)) for pair in _pairs(story)])
+    not_taken = [(row["model"], row["reason"]) for row in (*story["unmatched"], *story["rejected"])]
+    _print_section("not taken", ("what", "why"), not_taken)
     if (experiment := story.get("experiment")) is not None:
         rows = [(f"{arm['share']:.1%}", arm["policy"], arm["rule"], arm["model"]) for arm in experiment["arms"]]
         _print_section(f"experiment {experiment['name']}, by {experiment['by']}", _ARM, rows)
+    expected = [(row["model"], _dollars(row["cold_usd"]), _dollars(row["warm_usd"])) for row in story["expected"]]
+    _print_section("it is expected to cost", ("model", "USD", "cached there"), expected)
     costs = [(row["model"], _dollars(row["cost_usd"])) for row in story["alternatives"]]
     _print_section("at most it would cost", ("model", "USD"), costs)
 
@@ -137,12 +142,6 @@ def _dial(story: dict[str, Any]) -> str:
     neutral = story.get("neutral_difficulty")
     moved = neutral is not None and neutral != story["difficulty"]
     return f"{story['features']['quality']}" + (f" (difficulty {neutral:.3f} at 5)" if moved else "")
-
-
-def _pairs(story: dict[str, Any]) -> list[tuple[Any, Any]]:
-    """Rules that did not match and targets that were passed over, each with its reason."""
-    rows = [*story["unmatched"], *story["rejected"]]
-    return [tuple(row.values())[:2] if isinstance(row, dict) else tuple(row)[:2] for row in rows]
 
 
 def _print_section(title: str, columns: tuple[str, ...], rows: list[Any]) -> None:

@@ -1,8 +1,8 @@
 """Follow-ups, whose answer depends on the turn before: how often another conversation's answer would be given.
 
-``python -m tests.bench.cache.followups --embedder FOLDER contextual_followups.jsonl.gz``. Each follow-up is asked in
-its own conversation and then in that of ten other main queries; each main query is asked alone, before. What is served
-across conversations, or a main query's answer to its follow-up, is wrong.
+``python -m tests.bench.cache.followups --embedder FOLDER contextual_followups.jsonl.gz``. Each main query is asked alone
+then each follow-up in its own conversation, and in that of ten other main queries; last come both in other words, where
+the file has any. What is served across conversations, or a main query's answer to its follow-up, is wrong.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,14 +35,36 @@ class Asked(NamedTuple):
     answer: str
 
 
-def requests(rows: Sequence[dict[str, Any]], chance: random.Random) -> Iterator[Asked]:
-    mains = [row["Main Query"] for row in rows]
-    for main in dict.fromkeys(mains):
+class Row(NamedTuple):
+    """``reworded``: main query and follow-up in other words, where there are any."""
+
+    main: str
+    follow_up: str
+    reworded: tuple[str, str] | None = None
+
+
+def read(file: Path) -> Iterator[Row]:
+    """The file has rows of two kinds."""
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        for row in map(json.loads, lines):
+            if "u0" in row:
+                yield Row(row["u0"], row["u1"], (row["u0_duplicate"], row["u1_duplicate"]))
+            else:
+                yield Row(row["Main Query"], row["Follow-Up Query"])
+
+
+def requests(rows: Sequence[Row], chance: random.Random) -> Iterator[Asked]:
+    mains = list(dict.fromkeys(row.main for row in rows))
+    for main in mains:
         yield Asked("", main, main)
-    asked = [(row["Main Query"], row["Follow-Up Query"]) for row in rows]
-    asked += [(chance.choice(mains), follow_up) for _, follow_up in asked for _ in range(OTHERS)]
+    asked = [(row.main, row.follow_up) for row in rows]
+    asked += [(chance.choice(mains), row.follow_up) for row in rows for _ in range(OTHERS)]
     for main, follow_up in dict.fromkeys(asked):
         yield Asked(main, follow_up, f"{main} / {follow_up}")
+    for row in rows:
+        if row.reworded:
+            yield Asked("", row.reworded[0], row.main)
+            yield Asked(row.main, row.reworded[1], f"{row.main} / {row.follow_up}")
 
 
 def wrong(
@@ -63,8 +85,7 @@ def main() -> None:
     parser.add_argument("--embedder", type=Path, required=True, help="folder of the embedding model")
     parser.add_argument("file", type=Path)
     arguments = parser.parse_args()
-    with gzip.open(arguments.file, "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
+    rows = list(read(arguments.file))
     stream = list(requests(rows, random.Random(1)))
     texts = {text: place for place, text in enumerate(dict.fromkeys(one.prompt for one in stream))}
     known = load(arguments.embedder).embed(list(texts)).vectors
@@ -77,7 +98,7 @@ def main() -> None:
         )
     for least in THRESHOLDS:
         _print(f"cosine {least}", len(stream), *wrong(stream, vectors, partial(Threshold, least), walls=False))
-    pairs = [(row["Follow-Up Query"], row["Main Query"]) for row in rows]
+    pairs = [(row.follow_up, row.main) for row in rows]
     similar = [float(known[texts[a]] @ known[texts[b]]) for a, b in pairs]
     accepted = sum(opinion.accept for opinion in opinions(pairs, similar, BUDGETS[0]))
     print(f"\nmain query and follow-up in one partition: {accepted} of {len(pairs)} accepted")

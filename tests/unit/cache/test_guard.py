@@ -48,6 +48,7 @@ from gateway.cache.guard import differ
         ("Sum it up in one sentence", "Sum it up in one page", "scope"),
         ("Do people change?", "Why do people change?", "question"),
         ("When did it happen?", "Where did it happen?", "question"),
+        ("In what year was it discovered?", "Who discovered it?", "question"),
         ("How many of them are there?", "How old are they?", "question"),
         ("Should I quit?", "Can I quit?", "mood"),
         ("Is she a nurse?", "Was she a nurse?", "mood"),

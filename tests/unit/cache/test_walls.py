@@ -69,9 +69,14 @@ def context(walls: dict[str, Any], delivery: dict[str, Any], question: Any = QUE
     )
 
 
+def scope(walls: dict[str, Any]) -> Any:
+    """What must stay local is shared with nobody."""
+    return "key" if walls["local_only"] and walls["scope"] == "shared" else walls["scope"]
+
+
 def tenant(walls: dict[str, Any]) -> Any:
     """Whom an answer is shared with: what of key and team the scope looks at."""
-    return {"key": walls["key"], "team": walls["team"] or walls["key"], "shared": ""}[walls["scope"]]
+    return {"key": walls["key"], "team": walls["team"] or walls["key"], "shared": ""}[scope(walls)]
 
 
 def identity(walls: dict[str, Any], *, exact: bool = False) -> bytes:
@@ -79,7 +84,7 @@ def identity(walls: dict[str, Any], *, exact: bool = False) -> bytes:
     left = {
         name: value for name, value in walls.items() if name not in ("key", "team", *(("embedder",) if exact else ()))
     }
-    return msgspec.json.encode([left, tenant(walls)])
+    return msgspec.json.encode([left | {"scope": scope(walls)}, tenant(walls)])
 
 
 def drawn(chance: random.Random, options: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
