@@ -38,11 +38,12 @@ from gateway.errors import (
     UpstreamRefused,
 )
 from gateway.prompt_bound import PromptBound
-from gateway.routing import deadline_s, situation_of, with_params, worst_nano
+from gateway.routing import deadline_s, decided, situation_of, with_params, worst_nano
 from gateway.shadows import Shadows
 from gateway.trials import Trials
 from gateway.types import CacheEntry, CacheHit, Chunk, Decision, Where
 from gateway.visit import Bill, Visit, bill, ledger_entry, route_name
+from gateway.warmth import Warmth
 
 if TYPE_CHECKING:
     from gateway.backends.fleet import Answer, Fleet
@@ -125,6 +126,7 @@ class Pipeline:
         self.arbiter = Arbiter(books)
         self.trials = Trials(books.link, metrics)
         self.hits = Hits(books.link, books.keys, books.spawn)
+        self.warmth = Warmth(books)
 
     async def answer(self, view: View, request: ChatRequest, principal: Principal) -> Reply:
         """Everything up to the first byte.
@@ -134,7 +136,8 @@ class Pipeline:
         """
         visit = self._enter(view, request, principal)
         try:
-            visit.admission = await self.books.admit(visit, look_up=_reads(visit), reserve=self._foresee(view, visit))
+            admitting = self.books.admit(visit, look_up=_reads(visit), reserve=self._foresee(view, visit))
+            visit.admission = await self.warmth.beside(visit, admitting)
         except asyncio.CancelledError:
             visit.admission = Admission()  # perhaps: settling finds out, since it follows on the same connection
             self._leave(view, visit)
@@ -176,6 +179,7 @@ class Pipeline:
             )
             visit.cache = "miss" if _reads(visit) else "bypass"
             visit.store = request.options.cache != "no-store"
+        self.warmth.recall(visit)
         return visit
 
     def _foresee(self, view: View, visit: Visit) -> Reservation | None:
@@ -362,7 +366,7 @@ class Pipeline:
         admission = visit.admission or Admission(known=False)
         if visit.decision is None:
             await self._embed(view, visit)
-        decision = visit.decision or self._decide(view, visit)
+        decision = decided(view, visit) or self._decide(view, visit)
         if admission.reserved:
             return decision
         wanted = _worst_case(view, visit, decision)
@@ -523,6 +527,7 @@ class Pipeline:
         self.metrics.observe(entry)
         if visit.pays and visit.status == "ok":
             self.shadows.cast(view, visit)
+        self.warmth.note(visit, entry, view.prices)
         await self.books.settle(visit, entry, store)
         if visit.pays and visit.listener is not None:
             visit.listener.call.settle()

@@ -67,6 +67,9 @@ class Keys:
     def once(self, request_id: str) -> str:
         return f"{self.prefix}once:{request_id}"
 
+    def warm(self, conversation: str) -> str:
+        return f"{self.prefix}w:{conversation}"
+
     def alive(self, worker: str) -> str:
         return f"{self.prefix}alive:{worker}"
 

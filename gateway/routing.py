@@ -41,8 +41,11 @@ def situation_of(view: View, visit: Visit) -> Situation:
     def worst(name: str) -> int | None:
         return worst_nano(view, visit, name)
 
-    def likely(name: str) -> int | None:
-        return likely_nano(prices, view.settings.model(name), features.prompt_tokens, features.max_tokens, visit.ts_ms)
+    warm = visit.warm
+
+    def likely(name: str, cached: int = 0) -> int | None:
+        model = view.settings.model(name)
+        return likely_nano(prices, model, features.prompt_tokens, features.max_tokens, visit.ts_ms, cached)
 
     def live(name: str) -> Live:
         """The same throughout the request, and what its row says it was."""
@@ -57,8 +60,17 @@ def situation_of(view: View, visit: Visit) -> Situation:
         live=live,
         worst_nano=worst,
         likely_nano=likely,
+        warm=warm,
+        warm_nano=lambda name: likely(name, warm.get(name, 0)),
         identities=identities(request.id, options.session, request.user, principal.key_id),
     )
+
+
+def decided(view: View, visit: Visit) -> Decision | None:
+    """What was decided before admission, in the order of what the conversation turned out to have cached."""
+    if visit.decision is not None and visit.conversation is not None:
+        visit.decision = visit.policy.reordered(visit.decision, visit.features, situation_of(view, visit))
+    return visit.decision
 
 
 def with_params(request: ChatRequest, decision: Decision) -> ChatRequest:

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gateway import costs
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.policy.dial import DIALLED, without
+from gateway.policy.situation import Situation, priced
+from gateway.policy.unmatched import why_not
 from gateway.types import NANO, ChatRequest, Decision, LedgerEntry, Principal, RequestOptions, Usage
 
 if TYPE_CHECKING:
@@ -19,13 +22,12 @@ if TYPE_CHECKING:
     from gateway.pipeline import View
     from gateway.policy.engine import CompiledPolicy
     from gateway.policy.replay import Told
-    from gateway.pricing import PriceBook
 
 _IMAGINED = Principal(key_id="explain", name="explain")
 
 
-def of_entry(entry: LedgerEntry, prices: PriceBook, models: Iterable[str]) -> dict[str, Any]:
-    """The reply of ``GET /v1/requests/{id}``."""
+def of_entry(entry: LedgerEntry, view: View) -> dict[str, Any]:
+    """The reply of ``GET /v1/requests/{id}``. What is not in the row is found again from what is."""
     row = msgspec.to_builtins({name: getattr(entry, name) for name in entry.__struct_fields__})
     detail = row.pop("detail")
     usage = Usage(
@@ -37,25 +39,25 @@ def of_entry(entry: LedgerEntry, prices: PriceBook, models: Iterable[str]) -> di
         **(detail.get("usage") or {}),
     )
     money = {name.removesuffix("_nano"): row.pop(name) / NANO for name in list(row) if name.endswith("_nano")}
-    decision = detail.get("decision")
+    decision, warm = detail.get("decision"), detail.get("warm") or {}
+    features = detail.get("features") or {}
+    policy = view.policies.get(entry.policy.partition("@")[0])
+    zone = policy.policy.time_zone if policy else "UTC"
+    situation = Situation(now_ms=entry.ts_ms, budget_left=detail.get("budget_left", 1.0))
+    values = _values(features, decision, situation, zone)
     return {
         "id": row.pop("request_id"),
         "object": "gateway.request",
         **row,
         **{f"{name}_usd": value for name, value in money.items()},
         **(dict.fromkeys(("cost_usd", "baseline_usd", "saved_usd")) if entry.unpriced else {}),
-        **_told(detail.get("features") or {}, decision),
+        **_told(features, decision, values),
+        "expected": costs.expected(view, decision, features, warm, entry.ts_ms),
         "local_only": detail.get("local_only", False),
         **({"experiment": detail["experiment"]} if "experiment" in detail else {}),
         **{name: detail[name] for name in ("confidence", "raw_confidence") if name in detail},
         "attempts": detail.get("attempts", []),
-        "alternatives": _alternatives(
-            prices,
-            models,
-            lambda name: prices.cost_nano(name, usage, entry.ts_ms),
-            at_ms=entry.ts_ms,
-            without=entry.model,
-        ),
+        "alternatives": costs.elsewhere(view, entry, usage, warm),
     }
 
 
@@ -85,22 +87,22 @@ def explain(
     gate = compiled.gate(features)
     wanted = embed is not None and view.scorer.wants_embedding(features)
     score = view.scorer.score(features, embed(prompt) if embed is not None and wanted else None)
-    decision = compiled.decide(features, score, unavailable=view.fleet.unavailable, local_only=gate.local_only)
-
-    def worst(name: str) -> int:
-        return view.prices.worst_case_nano(name, features.prompt_tokens, features.max_tokens)
-
+    world = priced(view.prices, view.settings.model, features, view.prices.now_ms)
+    decision = compiled.decide(
+        features, score, unavailable=view.fleet.unavailable, local_only=gate.local_only, situation=world
+    )
+    told = msgspec.to_builtins(msgspec.structs.replace(features, last_user_text=""))
+    decided = msgspec.to_builtins(decision)
     return {
         "policy": compiled.label,
         "rule": decision.rule,
         "model": decision.targets[0],
         "degraded": decision.degraded,
-        **_told(
-            msgspec.to_builtins(msgspec.structs.replace(features, last_user_text="")), msgspec.to_builtins(decision)
-        ),
+        **_told(told, decided, _values(told, decided, world, compiled.policy.time_zone)),
         "local_only": gate.local_only,
         **_experiment(view, request, compiled, local_only=gate.local_only),
-        "alternatives": _alternatives(view.prices, [model.name for model in view.settings.config.models], worst),
+        "expected": costs.expected(view, decided, told, {}, world.now_ms),
+        "alternatives": costs.at_most(view, world),
     }
 
 
@@ -152,16 +154,16 @@ def _outcome(view: View, policy: CompiledPolicy, request: ChatRequest) -> tuple[
     """First target, worst case in nano-dollars (None: no known price) and rule; '' where it is refused."""
     features = policy.features(request, _IMAGINED)
     local_only = policy.gate(features).local_only
+    world = priced(view.prices, view.settings.model, features, view.prices.now_ms)
+    score = view.scorer.score(features)
     try:
         decision = policy.decide(
-            features, view.scorer.score(features), unavailable=view.fleet.unavailable, local_only=local_only
+            features, score, unavailable=view.fleet.unavailable, local_only=local_only, situation=world
         )
     except GatewayError:
         return "", 0, ""
     first = decision.targets[0]
-    priced = view.prices.price(first) is not None
-    cost = view.prices.worst_case_nano(first, features.prompt_tokens, features.max_tokens) if priced else None
-    return first, cost, decision.rule
+    return first, world.worst_nano(first), decision.rule
 
 
 def _imagined(prompt: str, policy: str, tags: tuple[str, ...], quality: int | None) -> ChatRequest:
@@ -174,7 +176,9 @@ def _imagined(prompt: str, policy: str, tags: tuple[str, ...], quality: int | No
     )
 
 
-def _told(features: dict[str, Any], decision: dict[str, Any] | Decision | None) -> dict[str, Any]:
+def _told(
+    features: dict[str, Any], decision: dict[str, Any] | Decision | None, values: Mapping[str, Any]
+) -> dict[str, Any]:
     features = {name: value for name, value in features.items() if name != "last_user_text"}
     if not isinstance(decision, dict):
         return {"features": features, "difficulty": None, "targets": [], "rejected": [], "unmatched": []}
@@ -187,7 +191,7 @@ def _told(features: dict[str, Any], decision: dict[str, Any] | Decision | None) 
         "targets": decision.get("targets", []),
         "last_resort": decision.get("last_resort", []),
         "rejected": decision.get("rejected", []),
-        "unmatched": decision.get("unmatched", []),
+        "unmatched": [_unmatched(one, values) for one in decision.get("unmatched", [])],
     }
 
 
@@ -199,17 +203,16 @@ def _neutral(decision: dict[str, Any]) -> float | None:
     return round(without(difficulty, decision.get("contributions") or (), DIALLED), 3)
 
 
-def _alternatives(
-    prices: PriceBook,
-    models: Iterable[str],
-    cost_nano: Callable[[str], int],
-    *,
-    at_ms: int | None = None,
-    without: str = "",
-) -> list[dict[str, Any]]:
-    """What the same tokens would have cost elsewhere; None where no price is known."""
-    return [
-        {"model": name, "cost_usd": cost_nano(name) / NANO if prices.price(name, at_ms) is not None else None}
-        for name in models
-        if name != without
-    ]
+def _values(
+    features: Mapping[str, Any], decision: Mapping[str, Any] | None, situation: Situation, zone: str
+) -> dict[str, Any]:
+    """What the conditions of rules could read."""
+    hour, weekday = situation.clock(zone)
+    scored = {name: (decision or {}).get(name) for name in ("difficulty", "scorer")}
+    known = {"hour": hour, "weekday": weekday, "budget_left": situation.budget_left}
+    return {**features, **known, **{name: value for name, value in scored.items() if value is not None}}
+
+
+def _unmatched(rule: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, Any]:
+    why = why_not(rule["model"], rule["reason"], values)
+    return {"model": why.rule, "when": why.when, "clause": why.clause, "values": why.values, "reason": why.reason}

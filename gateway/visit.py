@@ -32,6 +32,7 @@ from gateway.types import (
     UsageSource,
     Where,
 )
+from gateway.warmth import tokens as warm_tokens
 
 if TYPE_CHECKING:
     from gateway.budget.limits import Admission
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from gateway.policy.experiments import Trial
     from gateway.pricing import PriceBook
     from gateway.types import Price
+    from gateway.warmth import Conversation, Targets
 
 _KEPT_BYTES = 1024 * 1024
 _NOTHING_HELD = Hold()
@@ -73,6 +75,8 @@ class Visit:
         self.trial: Trial | None = None
         self.max_tokens = features.max_tokens
         self.live: dict[str, Live] = {}
+        self.conversation: Conversation | None = None
+        self.knows_warm: Targets = {}
         self.confidence: float | None = None
         self.raw_confidence: float | None = None
         self.store = False
@@ -149,6 +153,11 @@ class Visit:
         if self.status == "ok":
             self.fail("cancelled", 499, "the client left")
         self.store = keep
+
+    @property
+    def warm(self) -> dict[str, int]:
+        """How many tokens of the conversation each target has cached; those that have none are left out."""
+        return warm_tokens(self.knows_warm, self.features.prompt_tokens) if self.knows_warm else {}
 
     @property
     def given(self) -> bool:
@@ -428,6 +437,7 @@ def _detail(visit: Visit, usage: Usage) -> dict[str, Any]:
         "decision": decision,
         **({} if visit.request.options.quality is None else {"quality": visit.request.options.quality}),
         **({"live": dict(visit.live)} if visit.live else {}),
+        **({"warm": warm} if (warm := visit.warm) else {}),
         **({"confidence": visit.confidence} if visit.confidence is not None else {}),
         **({"raw_confidence": visit.raw_confidence} if visit.raw_confidence is not None else {}),
         **({"budget_left": budget_left(visit.admission)} if visit.policy.reads_budget else {}),

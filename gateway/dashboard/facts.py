@@ -130,8 +130,7 @@ class Facts:
         entry = await self._runtime.find(request_id)
         if entry is None or visitor.key_id not in ("", entry.key_id):
             return None
-        view = self._runtime.view
-        return story.of_entry(entry, view.prices, [model.name for model in view.settings.config.models])
+        return story.of_entry(entry, self._runtime.view)
 
 
 def _model(row: dict[str, Any]) -> dict[str, Any]:

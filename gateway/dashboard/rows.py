@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
@@ -75,9 +75,11 @@ async def request(ask: Ask) -> Page:
     money = {name: _nano(told.get(f"{name}_usd")) for name in ("cost", "baseline", "saved", "reserved")}
     alternatives = [
         {"model": told["model"], "cost_nano": money["cost"], "note": "answered"},
-        *({"model": each["model"], "cost_nano": _nano(each["cost_usd"]), "note": ""} for each in told["alternatives"]),
+        *({**_costs(each, "cost_usd"), "note": ""} for each in told["alternatives"]),
     ]
-    columns = (Column("model", "Model"), Column("cost_nano", "Would have cost", "money"), Column("note", ""))
+    expected = [_costs(each, "expected_usd") for each in told["expected"]]
+    model, both = Column("model", "Model"), (Column("cold", "Cold", "money"), Column("warm", "Warm", "money"))
+    columns = (model, Column("cost_nano", "Would have cost", "money"), *both, Column("note", ""))
     attempts = (
         Column("model", "Model"),
         Column("started_ms", "Started", "time"),
@@ -87,6 +89,7 @@ async def request(ask: Ask) -> Page:
     )
     tables = (
         Table("alternatives", "What the same tokens cost elsewhere", columns, alternatives),
+        Table("expected", "What the decision expected", (model, Column("cost_nano", "Cost", "money"), *both), expected),
         Table("attempts", "Upstream calls", attempts, told["attempts"], empty="None: nothing was sent upstream."),
     )
     hour = periods.read(words.iso(told["ts_ms"])[:13], ask.now_ms)
@@ -98,6 +101,15 @@ async def request(ask: Ask) -> Page:
         "row": [name for name in _ROW if name in told],
     }
     return Page("request", f"Request {told['id']}", values, tables, told, every_s=0)
+
+
+def _costs(told: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {
+        "model": told["model"],
+        "cost_nano": _nano(told[name]),
+        "cold": _nano(told["cold_usd"]),
+        "warm": _nano(told["warm_usd"]),
+    }
 
 
 def _nano(usd: float | None) -> int | None:

@@ -58,8 +58,7 @@ class Meta:
         return self._told(entry)
 
     def _told(self, entry: LedgerEntry) -> Response:
-        view = self._runtime.view
-        return JSONResponse(story.of_entry(entry, view.prices, [model.name for model in view.settings.config.models]))
+        return JSONResponse(story.of_entry(entry, self._runtime.view))
 
     async def metrics(self, request: Request) -> Response:
         """Prometheus exposition over all workers; open under the anonymous rule, else with the admin key."""

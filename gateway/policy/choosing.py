@@ -36,6 +36,11 @@ class Wishes:
     max_cost_usd: float | None = None
     ttft_ms: float | None = None
 
+    @property
+    def weighs_cost(self) -> bool:
+        """Whether what a target costs decides, alone or between equals."""
+        return self.strategy in ("cheapest", "best")
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -74,6 +79,10 @@ class Choice:
             if 0 < len(found) < len(names):
                 self.rejected += (Rejected(model=name, reason=reason) for name, reason in found.items())
                 names = [name for name in names if name not in found]
+        return self.ranked(names, wishes)
+
+    def ranked(self, names: Sequence[str], wishes: Wishes) -> list[str]:
+        """By the rule's strategy."""
         return sorted(names, key=self._rank(wishes)) if wishes.strategy != "order" else list(names)
 
     def degraded(self, wished: Sequence[str], targets: Sequence[str]) -> str:
@@ -138,7 +147,7 @@ class Choice:
         }[wishes.strategy]
 
     def _by_cost(self, name: str) -> tuple[float, ...]:
-        likely = self._asked.situation.likely_nano(name)
+        likely = self._asked.situation.expected_nano(name)
         return (float("inf") if likely is None else float(likely),)
 
     def _by_speed(self, name: str) -> tuple[float, ...]:

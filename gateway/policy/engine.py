@@ -135,6 +135,12 @@ class CompiledPolicy:
         return "budget_left" in self.variables
 
     @functools.cached_property
+    def weighs_cost(self) -> bool:
+        """Whether a rule compares what its targets cost, so that it matters what a conversation has cached where."""
+        wishes = [each for rule in self.rules for each in (rule.wishes, rule.canary_wishes) if each]
+        return any(each.weighs_cost for each in wishes)
+
+    @functools.cached_property
     def gate_rules(self) -> tuple[CompiledRule, ...]:
         """The rules that keep a request here."""
         return tuple(rule for rule in self.rules if rule.local_only)
@@ -204,6 +210,20 @@ class CompiledPolicy:
             unmatched=unmatched,
             degraded=degraded,
         )
+
+    def reordered(self, decision: Decision, features: Features, situation: Situation) -> Decision:
+        """The same targets in the order of what is known by now: neither more of them nor others."""
+        rule = self.rule(decision.rule)
+        if rule is None:
+            return decision
+        _, use, wishes = _arm(rule, situation)
+        score = Score(difficulty=decision.difficulty or 0.0, quality=decision.quality)
+        asked = Asked(features, score, situation, lambda _: None, decision.local_only)
+        wished = [name for name in decision.targets if name in use]
+        targets = Choice(self.models, self.prices, asked).ranked(wished, wishes)
+        targets += [name for name in decision.targets if name not in use]
+        shadow = () if decision.local_only else _shadow(rule, situation, targets[0])
+        return msgspec.structs.replace(decision, targets=tuple(targets), shadow=shadow)
 
     def escalates(self, decision: Decision, features: Features, confidence: float, situation: Situation) -> bool:
         """Whether an answer of this confidence (0 … 1) is to be given up. An expression that fails keeps it."""

@@ -1,8 +1,8 @@
 """What a policy would have made of requests that were answered under another one. Nobody is called.
 
 A row of the ledger holds every input of its decision but the text: features, score, which targets could not be asked,
-how the others were doing. Tokens are taken to be the same elsewhere. A stored answer stays one unless the new policy
-switches its tier off; what other cache settings would have found is not known.
+how the others were doing, what the conversation had cached where. Tokens are taken to be the same elsewhere. A stored
+answer stays one unless the new policy switches its tier off; what other cache settings would have found is not known.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gateway.errors import GatewayError
 from gateway.policy.dial import DIALLED, UNMEASURED, slid, without
 from gateway.policy.engine import CompiledPolicy
 from gateway.policy.model import PINNED
-from gateway.policy.situation import Situation, identities, likely_nano
+from gateway.policy.situation import Situation, identities, priced
 from gateway.pricing import PriceBook
 from gateway.types import SHADOW_KEY, Decision, Features, Frozen, LedgerEntry, Live, Score, Usage
 
@@ -160,22 +160,14 @@ def decide_again(policy: CompiledPolicy, row: LedgerEntry) -> Decision:
 
 def _situation(policy: CompiledPolicy, row: LedgerEntry, features: Features) -> Situation:
     live = {name: msgspec.convert(value, Live) for name, value in (row.detail.get("live") or {}).items()}
-    prices, at = policy.prices, row.ts_ms
-
-    def worst(name: str) -> int | None:
-        if prices.price(name, at) is None:
-            return None
-        return prices.worst_case_nano(name, features.prompt_tokens, features.max_tokens, at_ms=at)
-
-    def likely(name: str) -> int | None:
-        return likely_nano(prices, policy.models.get(name), features.prompt_tokens, features.max_tokens, at)
-
-    return Situation(
-        now_ms=at,
+    return priced(
+        policy.prices,
+        policy.models.get,
+        features,
+        row.ts_ms,
+        row.detail.get("warm") or {},
         budget_left=row.detail.get("budget_left", 1.0),
         live=lambda name: live.get(name, _UNKNOWN),
-        worst_nano=worst,
-        likely_nano=likely,
         identities=identities(row.request_id, row.session, row.end_user, row.key_id),
     )
 
@@ -210,10 +202,16 @@ def _still_hits(policy: CompiledPolicy, row: LedgerEntry) -> bool:
 
 
 def cost_of(name: str, row: LedgerEntry, prices: PriceBook, rates: Mapping[str, Rates]) -> int | None:
-    """Nano-dollars of the row's tokens at another target, in which nothing of the prompt is cached."""
+    """Nano-dollars of the row's tokens at another target; of the prompt it has cached what was warm there."""
     if prices.price(name, row.ts_ms) is None:
         return None
     tokens, rate = row.prompt_tokens + row.completion_tokens, rates.get(name, Rates())
     busy_s = rate.busy_us / 1e6 * tokens / rate.tokens if rate.tokens else tokens / 200
-    usage = Usage(prompt_tokens=row.prompt_tokens, completion_tokens=row.completion_tokens, busy_s=busy_s)
+    cached = min((row.detail.get("warm") or {}).get(name, 0), row.prompt_tokens)
+    usage = Usage(
+        prompt_tokens=row.prompt_tokens,
+        completion_tokens=row.completion_tokens,
+        cached_tokens=cached,
+        busy_s=busy_s,
+    )
     return prices.cost_nano(name, usage, row.ts_ms)

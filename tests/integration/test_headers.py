@@ -173,7 +173,9 @@ async def test_a_request_is_told_again_as_its_headers_told_it(gate: Gateway) -> 
     assert (again["cost_usd"], again["saved_usd"], again["usage_source"]) == (0.0035, 0.0035, "reported")
     assert again["features"]["tags"] == ["blue", "red"]
     assert (again["end_user"], again["status"], again["served"]) == ("u-7", "ok", "hosted")
-    assert again["unmatched"] == [{"model": "coding", "reason": "'tools' in needs"}]
+    assert [(one["model"], one["when"], one["reason"]) for one in again["unmatched"]] == [
+        ("coding", "'tools' in needs", "'tools' in needs is false: needs = []")
+    ]
     assert [attempt["model"] for attempt in again["attempts"]] == ["big"]
     assert {one["model"]: one["cost_usd"] for one in again["alternatives"]}["dear"] == 0.007
     assert again["ttft_ms"] > 0

@@ -31,7 +31,7 @@ SUPPORT = {
 }
 STAGES = {"auth", "budget", "cache", "policy", "backends", "ledger"}
 PASSED_ALONG = {"visit", "books", "storing", "reply", "trials", "warmth"}
-PIPELINE = {"pipeline", "story", "tracing", "routing", "shadows", "cascade", "arbiter"}
+PIPELINE = {"pipeline", "story", "costs", "tracing", "routing", "shadows", "cascade", "arbiter"}
 RUNTIME = {"runtime", "reload"}
 HOUSE = {"economics", "reconcile", "alerts", "erase", "experiments", "export", "watching"}
 SURFACE = {"http", "dashboard"}

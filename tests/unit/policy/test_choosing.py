@@ -47,6 +47,45 @@ class TestStrategies:
         decision = ask("{name: all, use: [gpt-4o-mini, claude], strategy: cheapest}", situation=known)
         assert decision.targets == ("claude", "gpt-4o-mini")
 
+    def test_what_a_conversation_has_cached_somewhere_makes_it_cheaper_there(self) -> None:
+        warm = situation(warm={"claude": 8000}, warm_nano={"claude": 1_500_000}.get)
+        rule = "{name: all, use: [gpt-4o-mini, claude], strategy: cheapest}"
+        assert ask(rule, situation=warm).targets == ("claude", "gpt-4o-mini")
+        dear = situation(warm={"claude": 8000}, warm_nano={"claude": 2_500_000}.get)
+        assert ask(rule, situation=dear).targets == ("gpt-4o-mini", "claude")
+
+    @pytest.mark.parametrize(
+        "rule",
+        [
+            "{name: all, use: [gpt-4o-mini, claude]}",
+            "{name: all, use: [gpt-4o-mini, {model: claude, weight: 0.5}]}",
+            "{name: all, use: [gpt-4o-mini], canary: {use: [claude], share: 0.5, by: request}, strategy: cheapest}",
+            "{name: all, use: [gpt-4o-mini, claude], strategy: fastest}",
+        ],
+    )
+    def test_it_changes_no_order_that_is_not_by_cost(self, rule: str) -> None:
+        def first(number: int, **warm: Any) -> str:
+            return ask(rule, situation=situation(request=f"r{number}", **warm)).targets[0]
+
+        warm: dict[str, Any] = {"warm": {"claude": 8000}, "warm_nano": {"claude": 1}.get}
+        assert [first(n, **warm) for n in range(40)] == [first(n) for n in range(40)]
+
+    def test_of_equal_quality_the_warm_one_is_first(self) -> None:
+        rule = policy("{name: all, use: [gpt-4o-mini, claude, local-small], strategy: best}")
+        score = Score(difficulty=0.5, quality=(("claude", 0.9), ("gpt-4o-mini", 0.9), ("local-small", 0.95)))
+        warm = situation(warm={"claude": 8000}, warm_nano={"claude": 1}.get)
+        decision = rule.decide(features(), score, unavailable=away(), situation=warm)
+        assert decision.targets == ("local-small", "claude", "gpt-4o-mini")
+
+    def test_what_was_decided_before_is_put_in_order_and_nothing_else_changes(self) -> None:
+        rule = policy("{name: all, use: [gpt-4o-mini, claude, local-small], strategy: cheapest}")
+        before = rule.decide(features(), Score(difficulty=0.5), unavailable=away(), situation=situation())
+        warm = situation(warm={"claude": 8000}, warm_nano={"claude": 1}.get)
+        after = rule.reordered(before, features(), warm)
+        assert after.targets == ("claude", "local-small", "gpt-4o-mini")
+        assert msgspec.structs.replace(after, targets=before.targets) == before
+        assert rule.reordered(after, features(), situation()) == before
+
     def test_fastest_counts_failures_as_time_lost(self) -> None:
         assert ask("{name: all, use: [claude, gpt-4o-mini], strategy: fastest}").targets == ("gpt-4o-mini", "claude")
 
