@@ -426,16 +426,15 @@ def _check(config: GatewayConfig, document: Document) -> None:
         if len({price.since for price in model.prices}) < len(model.prices):
             raise document.error("two prices hold from the same day: give each a 'from' of its own", at, "price")
     known = seen or {model.name for model in DEFAULT_MODELS}
+    for target in config.probes.targets:
+        if target not in known:
+            raise document.error(f"probes.targets names '{target}', which is no model", ".probes", "targets")
     cross_encoder = config.cache.cross_encoder
     if cross_encoder is not None and not cross_encoder.url and (config.embedder.url or not config.embedder.enabled):
         reason = "cache.cross_encoder is served by the embedding process, and there is none: give it a 'url'"
         raise document.error(reason, ".cache", "cross_encoder")
     if config.cache.judge is not None and config.cache.judge.model not in known:
         raise document.error(f"cache.judge names '{config.cache.judge.model}', which is no model", ".cache", "judge")
-    known = seen or {model.name for model in DEFAULT_MODELS}
-    for target in config.probes.targets:
-        if target not in known:
-            raise document.error(f"probes.targets names '{target}', which is no model", ".probes", "targets")
     if config.server.workers < 1:
         raise document.error("at least one worker is needed", ".server", "workers")
     if not 0 <= config.server.port <= 65535:

@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     from gateway.cache.verifier import Verifier
     from gateway.config import Settings
     from gateway.metrics import Metrics
-    from gateway.policy.compile import CompiledPolicy
     from gateway.policy.competence import Competence
+    from gateway.policy.compile import CompiledPolicy
     from gateway.policy.loader import PolicySet
     from gateway.pricing import PriceBook
     from gateway.protocols import Scorer
