@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import defaultdict, deque
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from gateway.policy.engine import CompiledPolicy
     from gateway.policy.evidence import Known
     from gateway.policy.feedback import Label
-    from gateway.policy.taught import Example, Fit
+    from gateway.policy.teaching import Example, Fit
     from gateway.policy.thresholds import Aim, Estimate, Fitted, Threshold
     from gateway.pricing import PriceBook
     from gateway.types import Content, LedgerEntry
@@ -59,7 +60,7 @@ def calibrate(
     target = (target_cost if target_quality is None else target_quality) or 0.0
     chosen = settings(config)
     compiled, prices = _policy(chosen, policy)
-    among, rows = _among(compiled), asyncio.run(_rows(chosen, _period(since)))
+    among, rows = _among(chosen, compiled), asyncio.run(_rows(chosen, _period(since)))
     known, source = _known(chosen, compiled, among, rows, prices)
     fitted, unfit = _fit(among, known, target, aim)
     if not fitted:
@@ -91,10 +92,13 @@ def _policy(chosen: Settings, name: str) -> tuple[CompiledPolicy, PriceBook]:
     return found, prices
 
 
-def _among(policy: CompiledPolicy) -> list[Threshold]:
+def _among(chosen: Settings, policy: CompiledPolicy) -> list[Threshold]:
+    from gateway.policy.dial import UNMEASURED, Dial
+    from gateway.policy.taught import read
     from gateway.policy.thresholds import thresholds
 
-    found = thresholds(policy)
+    artefact = chosen.router_artefact
+    found = thresholds(policy, UNMEASURED if artefact is None else Dial(read(artefact)[0].ranks))
     if not found:
         raise Problem(f"no rule of policy '{policy.name}' begins with a local model and has one 'difficulty < X'")
     return found
@@ -111,20 +115,20 @@ def _period(since: str) -> Period:
 
 
 async def _rows(chosen: Settings, period: Period) -> list[LedgerEntry]:
-    """Of a period the newest rows with a vote, and the newest without one, oldest first."""
+    """Of a period the newest rows with a vote, of each key, and the newest without one; oldest first."""
     from gateway.ledger.errors import LedgerAway, LedgerRefused
     from gateway.ledger.store import SqlStore
     from gateway.ledger.where import ledger_url
-    from gateway.policy.feedback import says_something
+    from gateway.policy.feedback import VOTES_READ, says_something
 
     store = SqlStore.reader(ledger_url(chosen))
     try:
-        rated: deque[LedgerEntry] = deque(maxlen=_ROWS_MAX)
+        rated: dict[str, deque[LedgerEntry]] = defaultdict(lambda: deque(maxlen=VOTES_READ))
         others: deque[LedgerEntry] = deque(maxlen=_ROWS_MAX)
         async for some in store.scan(period):
             for row in some:
-                (rated if says_something(row) else others).append(row)
-        return sorted([*rated, *others], key=lambda row: (row.ts_ms, row.request_id))
+                (rated[row.key_id] if says_something(row) else others).append(row)
+        return sorted(chain(others, *rated.values()), key=lambda row: (row.ts_ms, row.request_id))
     except (LedgerAway, LedgerRefused) as error:
         raise Problem(f"the ledger cannot be read: {error}") from None
     finally:
@@ -255,7 +259,7 @@ def _interval(found: Estimate) -> str:
 def from_ledger(chosen: Settings, since: str, out: Path, as_json: bool) -> None:
     """Learn a correction of the shipped difficulty from votes on local answers, and write it to ``out``."""
     from gateway.policy.feedback import latest
-    from gateway.policy.taught import Traffic, fit
+    from gateway.policy.teaching import Traffic, fit
     from gateway.types import SHADOW_KEY
 
     rows = asyncio.run(_rows(chosen, _period(since)))
@@ -279,7 +283,7 @@ async def _examples(chosen: Settings, votes: Sequence[Label]) -> list[Example]:
     """With the last user turn where it was kept in readable form."""
     from gateway.ledger.store import SqlStore
     from gateway.ledger.where import ledger_url
-    from gateway.policy.taught import Example
+    from gateway.policy.teaching import Example
 
     store = SqlStore.reader(ledger_url(chosen))
     try:

@@ -64,6 +64,12 @@ class Dial(Frozen, frozen=True):
         moved = rank / left if way > 0 else (rank - (1 - left)) / left
         return self._difficulty(min(1.0, max(0.0, moved)))
 
+    def stands_for(self, threshold: float, quality: int) -> float:
+        """The difficulty at the neutral position that lies at ``threshold`` at another one; 0 or 1 at the ends."""
+        way = (quality - NEUTRAL) / (BEST - NEUTRAL)
+        left, rank = 1 - abs(way), self._rank(threshold)
+        return self._difficulty(rank * left + max(0.0, -way))
+
     def _rank(self, difficulty: float) -> float:
         at = min(1.0, max(0.0, difficulty)) * (len(self.ranks) - 1)
         below = min(int(at), len(self.ranks) - 2)

@@ -23,6 +23,8 @@ TAUGHT = "feedback"
 TAUGHT_BY = "+ledger@"
 """What follows the name of a scorer that is corrected by an artefact."""
 VOTES_MAX = 100.0
+VOTES_READ = 2_000
+"""Of a key no more are read, the newest: nobody can crowd out what others have said."""
 ESCALATED_VOTE = 0.5
 """An answer that was given up is half a vote against it: the model was unsure, nobody has seen it."""
 

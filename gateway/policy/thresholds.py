@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.errors import GatewayError
+from gateway.policy.dial import UNMEASURED, Dial
 from gateway.policy.engine import CompiledPolicy
 from gateway.policy.situation import Situation, identities
 from gateway.types import Decision, Features, Frozen, LedgerEntry, Score
@@ -39,11 +40,14 @@ _ROUNDS = 200
 
 
 class Threshold(NamedTuple):
-    """One that may be moved: its rule, which of the policy's rules that is, and where it stands now."""
+    """One that may be moved: its rule, which of the policy's rules that is, the number that stands there, and the
+    difficulty ``at`` the dial's neutral position that it comes to for requests that ask for no quality.
+    """
 
     rule: str
     place: int
     value: float
+    at: float
 
 
 class Case(NamedTuple):
@@ -100,14 +104,15 @@ class Unfit(Exception):
     """A threshold cannot be set; the message says why."""
 
 
-def thresholds(policy: CompiledPolicy) -> list[Threshold]:
+def thresholds(policy: CompiledPolicy, dial: Dial = UNMEASURED) -> list[Threshold]:
     """Of the rules that begin with a local model and compare ``difficulty`` with one number."""
     found = []
     for place, rule in enumerate(policy.rules):
         bounds = THRESHOLD.findall(rule.when.source) if rule.when else []
         model = policy.models.get(rule.use[0])
         if len(bounds) == 1 and not rule.local_only and model is not None and model.is_local:
-            found.append(Threshold(rule.name, place, float(bounds[0][1])))
+            value = float(bounds[0][1])
+            found.append(Threshold(rule.name, place, value, dial.stands_for(value, policy.policy.cost_quality)))
     return found
 
 
@@ -156,7 +161,7 @@ def fit(threshold: Threshold, cases: Iterable[Case], votes: Iterable[Vote], targ
         place=threshold.place,
         was=threshold.value,
         now=now,
-        before=held.reached(threshold.value),
+        before=held.reached(threshold.at),
         held=held.reached(now),
     )
 

@@ -99,7 +99,7 @@ def traffic(count: int, *, good: Callable[[float], float], key: str = "k1", seed
 
 
 def test_a_policy_is_calibrated_and_the_diff_applies(home: Path) -> None:
-    book(home, traffic(1_500, good=lambda difficulty: 1 - 1.2 * difficulty**2))
+    book(home, traffic(900, good=lambda difficulty: 1 - 1.2 * difficulty**2))
 
     done = run("router", "calibrate", "--target-quality", "0.97", "--json")
 
@@ -111,7 +111,7 @@ def test_a_policy_is_calibrated_and_the_diff_applies(home: Path) -> None:
     held = threshold["held"]
     assert held["quality"]["low"] <= held["quality"]["mean"] <= held["quality"]["high"]
     assert held["cost"]["mean"] < threshold["before"]["cost"]["mean"] < 1
-    assert 600 < held["requests"] < 900, "one half"
+    assert 350 < held["requests"] < 550, "one half"
     assert (home / "policies" / "default.yaml").read_text() == POLICY, "nothing switches itself on"
 
     done = run("router", "calibrate", "--target-quality", "0.97", "--out", "change.diff")
@@ -123,7 +123,7 @@ def test_a_policy_is_calibrated_and_the_diff_applies(home: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_named(home: Path) -> None:
-    book(home, traffic(600, good=lambda difficulty: 1 - difficulty))
+    book(home, traffic(450, good=lambda difficulty: 1 - difficulty))
 
     for words in (("calibrate", "--target-cost", "0.7"), ("train", "--from-ledger")):
         done = run("router", *words, "--out", "none/out")
@@ -132,7 +132,7 @@ def test_a_file_that_cannot_be_written_is_named(home: Path) -> None:
 
 
 def test_the_diff_alone_is_on_stdout(home: Path) -> None:
-    book(home, traffic(600, good=lambda difficulty: 1 - difficulty))
+    book(home, traffic(450, good=lambda difficulty: 1 - difficulty))
 
     done = run("router", "calibrate", "--target-cost", "0.85", "--policy", "default")
 
@@ -140,6 +140,18 @@ def test_the_diff_alone_is_on_stdout(home: Path) -> None:
     assert done.stdout.startswith("--- a/policies/default.yaml\n+++ b/policies/default.yaml\n")
     assert "quality kept" in done.stderr
     assert "votes in the ledger" in done.stderr
+
+
+def test_what_holds_now_is_told_at_the_policy_s_place_on_the_dial(home: Path) -> None:
+    book(home, traffic(450, good=lambda difficulty: 1 - difficulty))
+    kept = []
+    for place in (5, 8):
+        (home / "policies" / "default.yaml").write_text(POLICY + f"cost_quality: {place}\n")
+        told = json.loads(run("router", "calibrate", "--target-quality", "0.9", "--json").stdout)
+        kept.append(told["thresholds"][0]["before"]["local"])
+        assert ("+cost_quality: 5" in told["diff"]) == (place != 5)
+
+    assert kept[1] == pytest.approx(0.4 * kept[0], abs=0.04)
 
 
 def test_too_few_rows_say_so(home: Path) -> None:

@@ -141,6 +141,15 @@ def test_measured_steps_cost_the_same_each_whatever_the_threshold(threshold: flo
     assert np.diff(small[:6]) == pytest.approx(-(1 - at_5) / 5, abs=0.03)
 
 
+@given(st.integers(1, 9), difficulties, traffic)
+def test_a_threshold_stands_for_the_difficulty_that_lies_at_it(
+    quality: int, threshold: float, seen: list[float]
+) -> None:
+    for dial in (UNMEASURED, measured(seen)):
+        neutral = dial.stands_for(threshold, quality)
+        assert dial.slide(neutral, quality) == pytest.approx(threshold, abs=1e-6)
+
+
 def test_what_the_dial_added_is_told_and_can_be_taken_away() -> None:
     asked = features("What is the capital of France?")
     plain, turned = Dialled(RuleScorer()).score(asked), Dialled(RuleScorer()).score(at(asked, 8))

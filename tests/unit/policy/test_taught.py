@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from gateway.errors import ConfigError
 from gateway.policy.feedback import labels, latest
 from gateway.policy.scorer import RuleScorer
-from gateway.policy.taught import MOVED_MAX, Artefact, Example, Fit, Taught, Traffic, fit, read, serving
+from gateway.policy.taught import Artefact, Taught, read, serving
+from gateway.policy.teaching import MOVED_MAX, Example, Fit, Traffic, fit
 from gateway.types import Features, LedgerEntry, Score
 from tests.support.votes import voted
 from tests.unit.policy.support import features

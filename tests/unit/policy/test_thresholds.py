@@ -22,7 +22,7 @@ from tests.support.votes import voted
 from tests.unit.policy.support import features, policy
 from tests.unit.policy.test_profile import profile
 
-EASY = Threshold("easy", 0, 0.35)
+EASY = Threshold("easy", 0, 0.35, 0.35)
 RULES = """
     {name: easy, when: "difficulty < 0.35 && prompt_tokens < 1500", use: [local-small, gpt-4o-mini]}
     {name: hard, use: [claude]}
@@ -133,7 +133,7 @@ def test_which_thresholds_there_are() -> None:
         {name: rest, use: [claude]}
     """)
 
-    assert thresholds(compiled) == [Threshold("german", 1, 0.2), Threshold("easy", 2, 0.35)]
+    assert [(one.rule, one.place, one.value) for one in thresholds(compiled)] == [("german", 1, 0.2), ("easy", 2, 0.35)]
 
 
 def test_a_request_hangs_on_the_rule_that_would_take_it_if_it_were_easy() -> None:
