@@ -21,7 +21,7 @@ UNITS_MIN = 30
 """In each arm. Below it a mean is not yet normally distributed, and nothing is said."""
 TIGHTEST_AT = 1_000
 """Units in both arms at which the sequence is narrowest: 1.4 times as wide as an interval for one look."""
-_CONCENTRATION = 1_000.0
+_CONCENTRATION = 100.0
 
 
 class Moments(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ from gateway.policy.model import Stop
 
 Floats = NDArray[np.float64]
 EVERY = 50
-EXPERIMENTS = {None: 200, 150: 60}
+EXPERIMENTS = {None: 100, 150: 60}
 """So many are simulated, by how many sessions there are; None: each request stands for itself."""
 MISMATCHED = 0.001
 

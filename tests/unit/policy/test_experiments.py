@@ -65,7 +65,7 @@ class TestWhatIsRefused:
             (EXPERIMENT.replace("session", "sessions"), 7, "sessions"),
             (EXPERIMENT.replace("cost:", "costs:"), 8, "unknown key 'costs' (did you mean 'cost'?)"),
             (EXPERIMENT.replace("+20%", "20"), 8, "`str"),
-            (EXPERIMENT.replace("-0.05", "0.05"), 8, "`float` < 0"),
+            (EXPERIMENT.replace("-0.05", "0.05"), 8, "quality: Expected `float` <"),
         ],
     )
     def test_with_its_line(self, tmp_path: Path, experiment: str, line: int, reason: str) -> None:
