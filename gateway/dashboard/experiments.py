@@ -37,8 +37,9 @@ def _rows(of: Declared, state: State, report: Report | None) -> list[dict[str, A
     for name, label in of.labels:
         row = {"experiment": of.name, "by": of.by, "arm": label, "share": shares[name], "requests": 0, "verdict": ""}
         row |= {"key": f"{of.name}/{name}"} | (_figures(found[name]) if name in found else {})
+        row["state"] = "control" if name == of.control else "stopped" if name in state.stopped else ""
         if name == of.control:
-            row["verdict"] = "; ".join(("the control", *warnings))
+            row["verdict"] = "; ".join(warnings)
         elif name in state.stopped and not row["verdict"]:
             row["verdict"] = f"stopped: {state.stopped[name].reason}"
         rows.append(row)
@@ -62,8 +63,13 @@ def _figures(arm: Arm) -> dict[str, Any]:
     }
 
 
+def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those that have something to say."""
+    return [row for row in rows if row["verdict"]]
+
+
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """An arm is headed by its policy, and its verdict stands below."""
+    """An arm is headed by its policy; below it stands what it is, or that it was stopped."""
     columns = (
         Column("arm", "Arm", "code"),
         Column("experiment", "Experiment"),
@@ -80,7 +86,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
         Column("rated", "Rated", "count", minor=True),
     )
 
-    def verdict(row: Row) -> str:
-        return str(row["verdict"])
+    def state(row: Row) -> str:
+        return str(row["state"])
 
-    return Table("experiments", "Experiments", columns, rows, key="key", note=verdict)
+    return Table("experiments", "Experiments", columns, rows, key="key", note=state)

@@ -44,8 +44,10 @@ async def policies(ask: Ask) -> Page:
         return "; ".join(row["warnings"])
 
     table = Table("policies", "Policies in force", columns, facts["policies"], note=note)
-    tables = (table, experiments.table(ask.facts["experiments"])) if ask.facts["experiments"] else (table,)
-    return Page("policies", "Policies", facts | {"admin": ask.role == "admin"}, tables)
+    arms = ask.facts["experiments"]
+    tables = (table, experiments.table(arms)) if arms else (table,)
+    values = facts | {"admin": ask.role == "admin", "verdicts": experiments.verdicts(arms)}
+    return Page("policies", "Policies", values, tables)
 
 
 async def models(ask: Ask) -> Page:

@@ -18,6 +18,7 @@ RISK = 0.05
 MARGINS: Mapping[Metric, float] = {"cost": 0.1, "latency": 0.1, "errors": 0.02, "quality": 0.05}
 """How much worse is still no worse, where no rule says when an arm is stopped."""
 
+_SPANS: Mapping[Metric, float] = {"errors": 1.0, "quality": 2.0}
 _WORDS: Mapping[Metric, tuple[str, str, str, str]] = {
     # lower, higher, and how no difference is spoken of
     "cost": ("costs {} less", "costs {} more", "cost", "dearer"),
@@ -98,7 +99,7 @@ def _interval(metric: Metric, control: Moments, arm: Moments, risk: float) -> tu
             return shares, False
         dollars = difference(control, arm, risk)
         return Interval(*(bound / NANO for bound in (dollars.estimate, dollars.low, dollars.high))), True
-    return difference(control, arm, risk), False
+    return difference(control, arm, risk, _SPANS[metric]), False
 
 
 def _standing(metric: Metric, found: Interval, margin: float) -> Standing:

@@ -39,14 +39,16 @@ class Moments(msgspec.Struct, frozen=True, kw_only=True):
         """Of a request; 0 where there was none."""
         return self.x / self.n if self.n else 0.0
 
-    @property
-    def variance(self) -> float:
-        """Of the mean."""
+    def variance(self, span: float = 0.0) -> float:
+        """Of the mean; of values from a range of that ``span`` never less than if one unit had been the other extreme:
+        nobody is sure that nothing fails because nothing has failed yet.
+        """
         if self.units < 2 or not self.n:
-            return 0.0
+            return span * span
         mean = self.mean
         residuals = self.xx - 2 * mean * self.nx + mean * mean * self.nn
-        return max(0.0, residuals) / (self.n * self.n) * self.units / (self.units - 1)
+        known = max(0.0, residuals) / (self.n * self.n) * self.units / (self.units - 1)
+        return max(known, (span / self.units) ** 2)
 
 
 class Interval(msgspec.Struct, frozen=True):
@@ -66,16 +68,17 @@ def enough(control: Moments, arm: Moments) -> bool:
     return min(control.units, arm.units) >= UNITS_MIN
 
 
-def difference(control: Moments, arm: Moments, risk: float) -> Interval:
-    """The arm's mean less the control's. Both have units enough."""
-    return _around(arm.mean - control.mean, arm.variance + control.variance, control.units + arm.units, risk)
+def difference(control: Moments, arm: Moments, risk: float, span: float = 0.0) -> Interval:
+    """The arm's mean less the control's; ``span`` is that of the range their values lie in, 0 where there is none."""
+    variance = arm.variance(span) + control.variance(span)
+    return _around(arm.mean - control.mean, variance, control.units + arm.units, risk)
 
 
 def ratio(control: Moments, arm: Moments, risk: float) -> Interval | None:
     """By what share (0.2: 20 %) the arm's mean is above the control's; None where either is not above 0."""
     if control.mean <= 0 or arm.mean <= 0:
         return None
-    variance = sum(each.variance / each.mean**2 for each in (control, arm))
+    variance = sum(each.variance() / each.mean**2 for each in (control, arm))
     return grown(_around(math.log(arm.mean / control.mean), variance, control.units + arm.units, risk))
 
 

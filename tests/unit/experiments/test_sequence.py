@@ -172,6 +172,14 @@ class TestOneMetric:
         assert unsure.text == "quality not worse by more than 0.05: not yet known"
         assert (unsure.standing, unsure.lost) == ("unknown", False)
 
+    def test_that_nothing_has_failed_yet_does_not_say_that_nothing_will(self) -> None:
+        every: dict[str, Moments] = {name: self.steady(0, 0, units=60) for name in METRICS}
+        told = compared(every, every, errors="+2%")["errors"]
+        assert (told.standing, told.lost) == ("unknown", False)
+        assert told.text == "errors not higher by more than 2 points: not yet known"
+        many: dict[str, Moments] = {name: self.steady(0, 0, units=1000) for name in METRICS}
+        assert compared(many, many)["errors"].standing == "no worse"
+
     def test_beside_a_control_that_costs_nothing_dollars_are_compared(self) -> None:
         told = self.arms(0.0, 2_000_000, 500_000, "cost")
         assert told.absolute
