@@ -93,12 +93,10 @@ def _policy(chosen: Settings, name: str) -> tuple[CompiledPolicy, PriceBook]:
 
 
 def _among(chosen: Settings, policy: CompiledPolicy) -> list[Threshold]:
-    from gateway.policy.dial import UNMEASURED, Dial
-    from gateway.policy.taught import read
+    from gateway.policy.taught import dial
     from gateway.policy.thresholds import thresholds
 
-    artefact = chosen.router_artefact
-    found = thresholds(policy, UNMEASURED if artefact is None else Dial(read(artefact)[0].ranks))
+    found = thresholds(policy, dial(chosen.router_artefact))
     if not found:
         raise Problem(f"no rule of policy '{policy.name}' begins with a local model and has one 'difficulty < X'")
     return found
@@ -179,6 +177,9 @@ def _fit(
     fitted, unfit = [], []
     for threshold in among:
         one = known[threshold.rule]
+        if not one.cases and not one.votes:
+            unfit.append(f"rule '{threshold.rule}' stays as it is: no request would go there if it were easy")
+            continue
         try:
             fitted.append(fit(threshold, one.cases, one.votes, target, aim))
         except Unfit as error:

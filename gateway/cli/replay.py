@@ -72,16 +72,17 @@ async def _of_ledger(chosen: Settings, file: Path, period: Period, flips: int) -
     from gateway.policy.comparing import Comparison
     from gateway.policy.replay import replay as decide_again
     from gateway.policy.replay import seen
+    from gateway.policy.taught import dial
     from gateway.pricing import PriceBook
 
-    prices = PriceBook.load(chosen.config.models)
+    prices, turned = PriceBook.load(chosen.config.models), dial(chosen.router_artefact)
     compiled = _compiled(chosen, file, prices)
     try:
         async with _opened(chosen) as store:
             rates = seen([row async for row in _answered(store, period)])
             comparison = Comparison(rates, flips)
             async for some in store.scan(period, batch=2_000):
-                for told in decide_again(compiled, some, prices, rates):
+                for told in decide_again(compiled, some, prices, rates, turned):
                     comparison.add(told)
     except (LedgerAway, LedgerRefused) as error:
         raise Problem(f"the ledger cannot be read: {error}") from None

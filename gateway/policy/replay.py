@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gateway.errors import GatewayError
-from gateway.policy.dial import DIALLED, UNMEASURED, slid, without
+from gateway.policy.dial import DIALLED, UNMEASURED, Dial, slid, without
 from gateway.policy.engine import CompiledPolicy
 from gateway.policy.model import PINNED
 from gateway.policy.situation import Situation, identities, priced
@@ -73,11 +73,17 @@ class Rates(NamedTuple):
 
 
 def replay(
-    policy: CompiledPolicy, rows: Iterable[LedgerEntry], prices: PriceBook, rates: Mapping[str, Rates]
+    policy: CompiledPolicy,
+    rows: Iterable[LedgerEntry],
+    prices: PriceBook,
+    rates: Mapping[str, Rates],
+    dial: Dial = UNMEASURED,
 ) -> Iterator[Told]:
-    """One for each row that a policy decided; ``rates`` say how long local models work for a token."""
+    """One for each row that a policy decided; ``rates`` say how long local models work for a token, ``dial`` is the one
+    in force.
+    """
     for row in rows:
-        told = _told(policy, row, prices, rates)
+        told = _told(policy, row, prices, rates, dial)
         if told is not None:
             yield told
 
@@ -97,7 +103,9 @@ def seen(rows: Iterable[LedgerEntry]) -> dict[str, Rates]:
     return found
 
 
-def _told(policy: CompiledPolicy, row: LedgerEntry, prices: PriceBook, rates: Mapping[str, Rates]) -> Told | None:
+def _told(
+    policy: CompiledPolicy, row: LedgerEntry, prices: PriceBook, rates: Mapping[str, Rates], dial: Dial
+) -> Told | None:
     detail = row.detail
     logged: Mapping[str, Any] | None = detail.get("decision")
     hit = row.cache in ("exact", "semantic", "coalesced") and logged is None
@@ -119,7 +127,7 @@ def _told(policy: CompiledPolicy, row: LedgerEntry, prices: PriceBook, rates: Ma
     if hit and _still_hits(policy, row):
         return same
     try:
-        decision = decide_again(policy, row)
+        decision = decide_again(policy, row, dial)
     except GatewayError:
         return msgspec.structs.replace(same, now="", rule_now="", cost_nano=0, hit_lost=hit)
     now, quality = decision.targets[0], dict(decision.quality)
@@ -135,7 +143,7 @@ def _told(policy: CompiledPolicy, row: LedgerEntry, prices: PriceBook, rates: Ma
     )
 
 
-def decide_again(policy: CompiledPolicy, row: LedgerEntry) -> Decision:
+def decide_again(policy: CompiledPolicy, row: LedgerEntry, dial: Dial = UNMEASURED) -> Decision:
     """The decision of a logged request under a policy.
 
     Raises:
@@ -143,7 +151,7 @@ def decide_again(policy: CompiledPolicy, row: LedgerEntry) -> Decision:
     """
     detail = row.detail
     logged: Mapping[str, Any] = detail.get("decision") or {}
-    features, moved = _asked(policy, row, logged)
+    features, moved = _asked(policy, row, logged, dial)
     away = {one["model"]: one["reason"] for one in logged.get("rejected", ()) if not _OF_POLICY.match(one["reason"])}
     decision = policy.decide(
         features,
@@ -172,14 +180,14 @@ def _situation(policy: CompiledPolicy, row: LedgerEntry, features: Features) -> 
     )
 
 
-def _asked(policy: CompiledPolicy, row: LedgerEntry, logged: Mapping[str, Any]) -> tuple[Features, Score]:
+def _asked(policy: CompiledPolicy, row: LedgerEntry, logged: Mapping[str, Any], dial: Dial) -> tuple[Features, Score]:
     """Where the client named no position of the dial, it is the policy's."""
     features, difficulty = _features(row.detail["features"]), logged.get("difficulty") or row.difficulty or 0.0
     scorer, wanted = logged.get("scorer") or "rules", policy.policy.cost_quality
     if "quality" in row.detail or features.quality == wanted:
         return features, Score(difficulty=difficulty, scorer=scorer)
     neutral = without(difficulty, logged.get("contributions") or (), DIALLED)
-    moved = slid(Score(difficulty=neutral, scorer=scorer), UNMEASURED, wanted)
+    moved = slid(Score(difficulty=neutral, scorer=scorer), dial, wanted)
     return msgspec.structs.replace(features, quality=wanted), moved
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gateway.errors import ConfigError
 from gateway.policy import learned
-from gateway.policy.dial import Dial, Dialled
+from gateway.policy.dial import UNMEASURED, Dial, Dialled
 from gateway.policy.feedback import TAUGHT, TAUGHT_BY, compares
 from gateway.policy.profiled import is_far
 from gateway.policy.signals import NAMES
@@ -104,6 +104,11 @@ def serving(scorer: Scorer, artefact: Path | None) -> Scorer:
         return Dialled(scorer)
     found, digest = read(artefact)
     return Dialled(Taught(scorer, found, digest), Dial(found.ranks))
+
+
+def dial(artefact: Path | None) -> Dial:
+    """The one in force: measured where there is an artefact. Raises ConfigError."""
+    return UNMEASURED if artefact is None else Dial(read(artefact)[0].ranks)
 
 
 def read(path: Path) -> tuple[Artefact, str]:

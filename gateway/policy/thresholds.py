@@ -124,11 +124,12 @@ def decided_by(
     threshold = next((one for one in among if easy is not None and one.rule == easy.rule), None)
     if easy is None or threshold is None:
         return None
-    hard = _decide(policy, row, features, max(difficulty, threshold.value + 1e-9))
-    here, away = easy.targets[0], hard.targets[0] if hard else ""
-    if hard is None or not policy.models[here].is_local or policy.models[away].is_local:
-        return None
-    return threshold, here, away
+    here = easy.targets[0]
+    for harder in (max(difficulty, threshold.value + 1e-9), 1.0):  # a rule behind this one may be local as well
+        hard = _decide(policy, row, features, harder)
+        if hard is not None and policy.models[here].is_local and not policy.models[hard.targets[0]].is_local:
+            return threshold, here, hard.targets[0]
+    return None
 
 
 def _decide(policy: CompiledPolicy, row: LedgerEntry, features: Features, difficulty: float) -> Decision | None:

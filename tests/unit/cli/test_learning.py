@@ -287,3 +287,15 @@ def test_too_few_votes_train_nothing(home: Path) -> None:
 )
 def test_one_source_to_train_from(home: Path, words: tuple[str, ...]) -> None:
     assert run("router", "train", *words).exit_code == 2
+
+
+def test_a_rule_behind_an_easier_one_keeps_its_threshold(home: Path) -> None:
+    """The default policy's two steps: what is easy goes to the first."""
+    behind = '  - {name: behind, when: "difficulty < 0.6 && words < 50", use: [local-small, big]}\n  - {name: hard'
+    (home / "policies" / "default.yaml").write_text(POLICY.replace("  - {name: hard", behind))
+    book(home, traffic(450, good=lambda difficulty: 1 - difficulty))
+
+    told = json.loads(run("router", "calibrate", "--target-cost", "0.85", "--json").stdout or "{}")
+
+    assert [one["rule"] for one in told["thresholds"]] == ["easy"]
+    assert told["remarks"] == ["rule 'behind' stays as it is: no request would go there if it were easy"]
