@@ -173,11 +173,16 @@ class Partitions:
     async def _take_over(self, redis: Redis, keys: Keys, name: str, reply: Any) -> None:
         index = self._held.get(name)
         gone = set(index) if index is not None else set()
+        size = index.dimension + codes.SCALE_BYTES + MARK_BYTES if index is not None else 0
         while True:
             cursor, rows = reply
+            marks = self._marks.setdefault(name, Marks()) if gone else None
             for entry, value in rows.items():
                 entry_id = entry.decode()
-                self.add(name, entry_id, value)
+                if marks is not None and entry_id in gone and len(value) == size:
+                    marks.add(entry_id, value[-MARK_BYTES:])  # as after a snapshot: its vector is here
+                else:
+                    self.add(name, entry_id, value)
                 gone.discard(entry_id)
             if not cursor:
                 break
