@@ -29,6 +29,7 @@ Action = Literal["accept", "explore", "reject"]
 NEIGHBOURS = 8
 _JUDGED = 4
 _SURE, _CLOSE = 0.999, 0.05
+_OPENING = (2.0, 0.2, 1.0)  # of the evidence: the verifier and the closeness together
 _REMEMBERED = 2_000
 _NOBODY = 0.75  # where no neighbour has another answer
 
@@ -37,7 +38,7 @@ class Setting(msgspec.Struct, frozen=True):
     """How a mode decides. ``floor``: the least cosine of a neighbour. ``cold``: the most a hit may be given to be wrong
     while nothing was observed, in budgets; ``most``: that of any hit later on.
 
-    ``young``: until so many outcomes were observed, only the verifier opens, surer than ``opens``, and a question is
+    ``young``: until so many outcomes were observed, what is served must be surer than ``opens``, and a question is
     served once before it is checked; after that at most ``unchecked`` times.
     """
 
@@ -195,7 +196,8 @@ class Judge:
 
     def _compared(self, asked: Text, stored: Neighbour, near: Sequence[Neighbour], said: float | None) -> _Found:
         """Served only if the verifier, or the closeness, were sure enough before anything was learnt: what is learnt
-        makes the cache stricter, never bolder. While little was learnt, the verifier alone can be sure enough.
+        makes the cache stricter, never bolder. While little was learnt, only the verifier can be, or it and the
+        closeness together.
         """
         measures = measure(asked, stored.text, stored.similarity)
         p = min(max(self.verifier.p_of(measures) if said is None else said, 1 - _SURE), _SURE)
@@ -205,7 +207,8 @@ class Judge:
             *((stored.similarity - 0.9) * 20, (max(other, _NOBODY) - 0.8) * 10),
         )
         if self._young:
-            surely = 1 - p <= min(self.max_wrong_rate, self._setting.opens)
+            both = 1 / (1 + math.exp(-sum(w * e for w, e in zip(_OPENING, evidence, strict=False))))
+            surely = 1 - max(p, both) <= min(self.max_wrong_rate, self._setting.opens)
         else:
             surely = 1 - max(p, self.posterior.before(evidence)) <= self.max_wrong_rate
         return _Found(evidence, stored, surely, measures.tolist())

@@ -21,7 +21,7 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-STORED, ASKED = "How do I reset my password?", "How can I reset my password?"
+STORED, ASKED = "How do I reset my password?", "How do I change my password?"
 SURE = 6.0
 
 

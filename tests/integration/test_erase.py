@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from gateway.budget.accounts import catch_up, opened
 from gateway.budget.definitions import Budget
 from gateway.budget.levels import FIELD, NOTHING, account_of
 from gateway.budget.spool import Spool
+from gateway.cache import lessons
+from gateway.cache.lessons import Lesson
 from gateway.cli.app import app
 from gateway.erase import Eraser
 from gateway.ledger.answers import Period
@@ -33,6 +36,7 @@ from tests.support.waiting import until
 KEYS = Keys()
 USER, SECRET, ANSWER = "planted-user-4711", "planted-prompt-0815", "planted-answer-2342"
 EVER = Period(0, 1 << 52)
+LESSON = Lesson(ts_ms=int(time.time() * 1000), tenant="", partition="p", source="explored", measures=(1.0,), same=True)
 FILES = ("*.aof", "*.sqlite3*", "spool/*", "snapshots/*", "kv/**/*")
 
 
@@ -151,6 +155,22 @@ async def test_a_key_is_refused_and_forgotten(running: Gateway, upstream: Upstre
         assert planted.encode() not in disk, planted
     assert [record for record in await store.keys() if record["id"] == key_id] == []
     assert (await store.totals(EVER)).requests == 1
+
+
+async def test_what_the_cache_learnt_from_their_requests_goes_with_them(
+    running: Gateway, upstream: Upstream, store: SqlStore
+) -> None:
+    await asked(running, upstream, 2, USER, SECRET)
+    await asked(running, upstream, 1, "somebody-else", "another prompt")
+    redis, rows = running.runtime.redis, await running.rows(3)
+    for row in rows:
+        about = {"tenant": row.key_id, "made": ((row.ts_ms, row.model),)}
+        await lessons.note_by(redis, KEYS, msgspec.structs.replace(LESSON, **about))
+
+    await Eraser(redis, store, running.folder / "data").erase("user", USER)
+
+    kept = [lesson.made async for lesson in lessons.lessons(redis, KEYS)]
+    assert kept == [((row.ts_ms, row.model),) for row in rows if row.end_user != USER]
 
 
 async def test_a_name_that_redis_uses_itself_erases_nothing_of_its_own(
