@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from gateway.budget.limits import Admission
+from gateway.budget.purse import Purse
 from gateway.errors import GatewayError, RedisAway
 from gateway.features import EXPERIMENT_TAG
-from gateway.redis_io import Script
 from gateway.routing import worst_nano
 from gateway.types import NANO, SHADOW_KEY, Principal, Where
 from gateway.visit import Visit, bill, ledger_entry
@@ -27,21 +26,9 @@ if TYPE_CHECKING:
     from gateway.pipeline import View
     from gateway.types import ChatRequest, Features
 
-_DAY_S = 86_400
 _RUNNING_MAX = 64
 _PATIENCE_S = 120.0
 _log = logging.getLogger(__name__)
-
-# Amounts are decimal strings: Lua's numbers lose digits.
-_TAKE = Script("""
-local after = redis.call('INCRBY', KEYS[1], ARGV[1])
-redis.call('EXPIRE', KEYS[1], ARGV[3])
-if after > tonumber(ARGV[2]) then
-  redis.call('DECRBY', KEYS[1], ARGV[1])
-  return 0
-end
-return 1
-""")
 
 
 class Shadows:
@@ -85,13 +72,11 @@ class Shadows:
             _log.debug("no shadow of %s: its budget cannot be checked", of.request.id)
 
     async def _take(self, of: Visit, worst: int, limit_nano: int) -> bool:
-        arguments = (str(worst), str(limit_nano), str(2 * _DAY_S))
-        return bool(await self._books.link.run(_TAKE, (self._purse(of),), *arguments))
+        return await self._purse(of).take(worst, limit_nano, of.ts_ms)
 
-    def _purse(self, of: Visit) -> str:
+    def _purse(self, of: Visit) -> Purse:
         assert of.decision is not None
-        day = datetime.fromtimestamp(of.ts_ms / 1000, UTC).date().isoformat()
-        return f"{self._books.keys.prefix}{SHADOW_KEY}:{of.policy.name}:{of.decision.rule}:{day}"
+        return Purse(self._books.link, f"{self._books.keys.prefix}{SHADOW_KEY}:{of.policy.name}:{of.decision.rule}")
 
     async def _answer(self, view: View, visit: Visit) -> None:
         try:
@@ -119,7 +104,7 @@ class Shadows:
         entry = msgspec.structs.replace(entry, saved_nano=0, baseline_nano=0, detail=detail)
         await self._books.settle(visit, entry, None)
         with contextlib.suppress(RedisAway):  # the day's purse is then a little smaller than it should be
-            await self._books.link.call("DECRBY", self._purse(of), str(max(0, worst - amount.cost_nano)))
+            await self._purse(of).give_back(worst - amount.cost_nano, of.ts_ms)
 
 
 def _visit(of: Visit, name: str) -> Visit:

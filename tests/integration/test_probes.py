@@ -21,7 +21,7 @@ from gateway.redis_io import Keys, client
 from gateway.types import NANO, LedgerEntry
 from gateway.watching.golden import ANSWER_TOKENS, PROBE_KEY, prompts
 from gateway.watching.probes import Probes, Target, targets
-from tests.support.gateway import hosted, local
+from tests.support.gateway import gateway, hosted, local
 from tests.support.inbox import webhook
 from tests.support.redis_server import RedisServer
 from tests.support.upstream import Plan, Upstream
@@ -66,7 +66,7 @@ def configure(folder: Path, server: RedisServer, models: list[dict[str, Any]], *
 async def rows(redis: Redis) -> list[LedgerEntry]:
     """What was written into the books' stream."""
     found: Any = await redis.xrange(KEYS.ledger)
-    return [msgspec.json.decode(fields[b"e"], type=LedgerEntry) for _, fields in found]
+    return [msgspec.json.decode(fields[b"e"], type=LedgerEntry) for _, fields in found if b"e" in fields]
 
 
 async def known(redis: Redis, name: str = "big") -> Target:
@@ -226,3 +226,23 @@ async def test_a_round_is_broken_off_and_every_call_of_it_is_in_the_books(
     assert len(written) == up.total
     assert [row.status for row in written][-1] == "cancelled"
     assert await redis.hlen(KEYS.intents) == 0
+
+
+async def test_the_budget_of_the_target_itself_is_charged_and_kept(tmp_path: Path, up: Upstream) -> None:
+    probes = {"targets": ["big"], "every_hours": 1e-6, "usd_per_day": 100}
+    async with gateway(tmp_path, [hosted("big", up.base_url)], probes=probes) as running:
+        runtime = running.runtime
+        limit = {"scope": "model", "subject": "big", "limit_usd": 1}
+        made = (await running.admin("POST", "/admin/budgets", json=limit)).json()
+        prober = Probes(runtime.redis, runtime.keys)
+        await prober.tick(runtime.view.settings)
+        written = await rows(runtime.redis)
+        (state,) = (await running.admin("GET", "/admin/budgets")).json()["state"]
+        assert len(written) == PROMPTS
+        assert state["spent_nano"] == sum(row.cost_nano for row in written) > 0
+
+        await running.admin("PATCH", f"/admin/budgets/{made['id']}", json={"limit_usd": 1e-6})
+        asked = up.total
+        await prober.tick(runtime.view.settings)
+        assert up.total == asked
+        assert (await known(runtime.redis)).skipped == "the model's budget is exhausted"
