@@ -78,7 +78,7 @@ async def request(ask: Ask) -> Page:
         *({**_costs(each, "cost_usd"), "note": ""} for each in told["alternatives"]),
     ]
     expected = [_costs(each, "expected_usd") for each in told["expected"]]
-    model, both = Column("model", "Model"), (Column("cold", "Cold", "money"), Column("warm", "Warm", "money"))
+    model, both = Column("model", "Model"), (Column("cold", "Not cached", "money"), Column("warm", "Cached", "money"))
     columns = (model, Column("cost_nano", "Would have cost", "money"), *both, Column("note", ""))
     attempts = (
         Column("model", "Model"),

@@ -64,8 +64,11 @@ class TestStrategies:
         ],
     )
     def test_it_changes_no_order_that_is_not_by_cost(self, rule: str) -> None:
+        compiled, score = policy(rule), Score(difficulty=0.5)
+
         def first(number: int, **warm: Any) -> str:
-            return ask(rule, situation=situation(request=f"r{number}", **warm)).targets[0]
+            world = situation(request=f"r{number}", **warm)
+            return compiled.decide(features(), score, unavailable=away(), situation=world).targets[0]
 
         warm: dict[str, Any] = {"warm": {"claude": 8000}, "warm_nano": {"claude": 1}.get}
         assert [first(n, **warm) for n in range(40)] == [first(n) for n in range(40)]
