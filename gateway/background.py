@@ -223,7 +223,7 @@ class Background:
             Chore("late rows", 3600.0, 60.0, self._count_late),
             Chore("alerts", 30.0, 15.0, self._look),
             Chore("routing", 600.0, 45.0, self._count_routing),
-            Chore("experiments", 15.0, 5.0, self._compare),
+            Chore("experiments", 15.0, 1.0, self._compare),
             *((Chore("sync", 1.0, 1.0, self._sync),) if self._append_only else ()),
         )
 

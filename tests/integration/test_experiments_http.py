@@ -17,6 +17,7 @@ import pytest_asyncio
 from typer.testing import CliRunner
 
 from gateway.alerts.watch import Watch as Alerts
+from gateway.background import Background
 from gateway.cli.app import app
 from gateway.experiments import state
 from gateway.experiments.watch import Watch
@@ -385,6 +386,15 @@ class TestStopping:
                 assert stopped["verdict"].startswith("stopped: fails ")
                 # What the control answers for the stopped arm is not counted as the control's.
                 assert sum(arm["requests"] for arm in report["arms"]) == len(arms)
+
+    async def test_the_background_process_does_it_by_itself(self, tmp_path: Path, upstream: Upstream) -> None:
+        async with house(tmp_path, upstream) as under:
+            await self.lose(under, upstream)
+            stop = asyncio.Event()
+            background = asyncio.create_task(Background(under.gate.runtime.view.settings, stop).run())
+            await until(partial(nothing_for, "cheap", under.gate.runtime), within_s=60)
+            stop.set()
+            await background
 
     async def test_it_goes_on_when_an_admin_says_so_and_is_measured_anew(
         self, tmp_path: Path, upstream: Upstream
