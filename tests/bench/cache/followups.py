@@ -1,6 +1,6 @@
 """Follow-ups, whose answer depends on the turn before: how often another conversation's answer would be given.
 
-``python -m tests.bench.cache.followups --embedder FOLDER contextual_followups.jsonl.gz``. Each main query is asked alone
+``python -m tests.bench.cache.followups --embedder FOLDER contextual_followups.jsonl.gz``. Main queries are asked alone,
 then each follow-up in its own conversation, and in that of ten other main queries; last come both in other words, where
 the file has any. What is served across conversations, or a main query's answer to its follow-up, is wrong.
 """
