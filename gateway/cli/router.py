@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,11 +11,12 @@ import msgspec
 import typer
 
 from gateway.cli import learning, router_eval, watching
+from gateway.cli.embedding import embedder, embedder_here
 from gateway.cli.model_work import Bar, mending
 from gateway.cli.options import AsJson, Config, Problem, print_json, print_table, settings
 
 if TYPE_CHECKING:
-    from gateway.policy.competence import Competence, Vectors
+    from gateway.policy.competence import Competence
     from gateway.policy.profile import Profile
 
 GENERIC = "generic"
@@ -39,12 +40,13 @@ def score(
 ) -> None:
     """Read one JSON object {"prompt": …} a line, write {"difficulty": …, "quality": {class: probability}} for each."""
     from gateway.policy.learned import Mixture
+    from gateway.policy.signals import stem
 
     mixture = Mixture.shipped()
     competence = None if profile == GENERIC else _competence(profile, config)
-    embed = None if competence is None else embedder(config)
+    embed = embedder_here(config) if competence is None else embedder(config)
     for prompt in _prompts():
-        found = mixture.estimate(prompt)
+        found = mixture.estimate(prompt, None if embed is None else embed([stem(prompt)])[0])
         quality, difficulty = {"small": found.small, "large": found.large}, found.lost
         if competence is not None and embed is not None:
             likely = competence.likely(embed([prompt])[0])
@@ -52,18 +54,6 @@ def score(
         rounded = {name: round(value, 5) for name, value in quality.items()}
         sys.stdout.buffer.write(msgspec.json.encode({"difficulty": round(difficulty, 6), "quality": rounded}) + b"\n")
         sys.stdout.buffer.flush()
-
-
-def embedder(config: Path | None) -> Callable[[list[str]], Vectors]:
-    """The configured embedding model, in this process: texts to vectors, one a row."""
-    from local_models import fetch
-    from local_models.embed.model import load
-
-    chosen = settings(config)
-    name = chosen.config.embedder.model
-    with mending(name):
-        model = load(fetch.ensure(name, chosen.models_dir))
-    return lambda texts: model.embed(texts).vectors
 
 
 def _prompts() -> Iterator[str]:
@@ -183,7 +173,7 @@ def _make_again(data: Path, config: Path | None) -> None:
     name = chosen.config.embedder.model
     with mending(name):
         folder = fetch.ensure(name, chosen.models_dir)
-        arrays = training.train(data, folder)
+        arrays = training.train(data, folder, embedder(config))
     np.savez_compressed(learned.FILE, **arrays)  # type: ignore[arg-type]
     vectors = embedder(config)([question.prompt for question in questions()])
     competence.Asked.made(questions(), vectors).save(competence.FILE)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from gateway.cli.options import AsJson, Config, Problem, print_json, print_table, settings
+from gateway.cli.embedding import embedder_here, with_progress
+from gateway.cli.options import AsJson, Config, Problem, print_json, print_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,9 +46,9 @@ def evaluate(
     fitted, judged = order[:fit_rows], np.sort(order[fit_rows:])
     strong = np.array([row.strong for row in rows])
     weak = np.array([row.weak for row in rows])
-    scores = _scores([row.prompt for row in rows], seed)
+    vectors = _vectors([row.prompt for row in rows], config)
+    scores = _scores([row.prompt for row in rows], vectors, seed)
     if fit_rows:
-        vectors = _vectors([row.prompt for row in rows], config)
         scores["fitted"] = _stacked(rows, scores["learned"], vectors, fitted, strong, weak, seed)
     found = [_judge(name, strong[judged], weak[judged], score[judged], seed) for name, score in scores.items()]
     _report(found, len(judged), float(strong[judged].mean()), float(weak[judged].mean()), as_json)
@@ -60,17 +61,19 @@ def _read(file: Path) -> list[_Row]:
         raise Problem(f"{file}: {error}") from None
 
 
-def _scores(prompts: list[str], seed: int) -> dict[str, Values]:
+def _scores(prompts: list[str], vectors: Vectors | None, seed: int) -> dict[str, Values]:
     import numpy as np
 
     from gateway.policy.learned import Mixture
 
     mixture = Mixture.shipped()
+    known = [None] * len(prompts) if vectors is None else vectors
+    learned = [mixture.estimate(prompt, vector).lost for prompt, vector in zip(prompts, known, strict=True)]
     return {
         "random": np.random.default_rng(seed).random(len(prompts)),
         "length": np.array([float(len(prompt)) for prompt in prompts]),
         "rules": np.array([_by_rules(prompt) for prompt in prompts]),
-        "learned": np.array([mixture.estimate(prompt).lost for prompt in prompts]),
+        "learned": np.array(learned),
     }
 
 
@@ -84,13 +87,11 @@ def _by_rules(prompt: str) -> float:
 
 
 def _vectors(prompts: list[str], config: Path | None) -> Vectors | None:
-    """The local embedder's vectors; None where it is not on this machine."""
-    from local_models import fetch
-    from local_models.embed.model import load
+    """The local embedder's vectors of what is asked; None where it is not on this machine."""
+    from gateway.policy.signals import stem
 
-    chosen = settings(config)
-    folder = fetch.ready_path(chosen.config.embedder.model, chosen.models_dir)
-    return load(folder).embed(prompts).vectors if folder.exists() else None
+    embed = embedder_here(config)
+    return None if embed is None else with_progress(embed, [stem(prompt) for prompt in prompts])
 
 
 def _stacked(
@@ -103,7 +104,7 @@ def _stacked(
 
     mixture = Mixture.shipped()
     shape = np.stack([mixture.inputs(row.prompt)[1:] for row in rows]).astype(np.float64)
-    views = [shape] if vectors is None else [shape, np.hstack([shape, vectors.astype(np.float64)])]
+    views = [shape] if vectors is None else [shape, vectors.astype(np.float64)]
     stack = Stack([view[fitted] for view in views], prior[fitted], strong[fitted], weak[fitted], seed)
     return stack.score(views, prior)
 

@@ -1,8 +1,9 @@
 """Predicted quality of a small and a large model on a prompt, from a shipped artefact and numpy alone.
 
 A mixture of three linear experts (word problems, examination questions, open requests) over the form of the prompt
-(:mod:`gateway.policy.signals`) and what it is about: the mean of its words' vectors, which are MiniLM's own token
-vectors reduced to a few dozen directions. How it was made and what it is worth: docs/router.md.
+(:mod:`gateway.policy.signals`) and what it is about, in two stages, since an embedding costs milliseconds: the first
+reads the mean of the words' vectors, which are MiniLM's own token vectors reduced to a few dozen directions; the
+second, where somebody has it, the embedding of the prompt. How they were made and what they are worth: docs/router.md.
 """
 
 from __future__ import annotations
@@ -21,6 +22,13 @@ from gateway.types import Frozen
 FILE = Path(__file__).with_name("difficulty.npz")
 KINDS = ("word-problem", "examination", "request")
 CLIP = 4.0
+FULL = "full_"
+"""Prefix of the second stage's arrays."""
+DIMENSION = 384
+"""Of all-MiniLM-L6-v2's vectors, which the second stage reads."""
+
+FULL_SCALE = float(np.sqrt(DIMENSION))
+"""Brings a vector of length 1 to numbers as large as the standardised signals."""
 
 Values: TypeAlias = NDArray[np.float32]
 
@@ -51,31 +59,19 @@ class Words:
         return summed / length if length else summed
 
 
-class Mixture:
-    """The experts. ``gates``, ``small`` and ``lost`` have the shape (kinds, 1 + inputs), the bias first."""
+class Experts:
+    """One stage. ``gates``, ``small`` and ``lost`` have the shape (kinds, 1 + signals + topic), the bias first."""
 
-    def __init__(self, arrays: Mapping[str, Any]) -> None:
-        words = bytes(arrays["words"]).decode().split("\n")
-        self.words = Words(words, arrays["vectors"], arrays["scales"])
-        self.mean, self.spread = arrays["mean"], arrays["spread"]
-        self.gates, self.small, self.lost = arrays["gates"], arrays["small"], arrays["lost"]
+    def __init__(self, arrays: Mapping[str, Any], stage: str = "") -> None:
+        self._mean, self._spread = arrays["mean"], arrays["spread"]
+        self.gates, self.small, self.lost = (arrays[stage + name] for name in ("gates", "small", "lost"))
 
-    @classmethod
-    @functools.cache
-    def shipped(cls) -> Mixture:
-        """The artefact of this version, read once."""
-        with np.load(FILE) as arrays:
-            return cls(dict(arrays))
+    def inputs(self, form: Values, topic: Values) -> Values:
+        """float32 of shape (1 + inputs,): 1, the standardised signals, the topic."""
+        standard = np.clip((form - self._mean) / self._spread, -CLIP, CLIP)
+        return np.concatenate((np.ones(1, np.float32), standard, topic)).astype(np.float32)
 
-    def inputs(self, prompt: str) -> Values:
-        """float32 of shape (1 + inputs,): 1, the standardised signals, the mean of the words."""
-        form = np.clip((signals(prompt) - self.mean) / self.spread, -CLIP, CLIP)
-        topic = self.words.mean(split_words(prompt[:WINDOW].lower()))
-        return np.concatenate((np.ones(1, np.float32), form, topic)).astype(np.float32)
-
-    def estimate(self, prompt: str) -> Estimate:
-        """Pure; a fraction of a millisecond."""
-        x = self.inputs(prompt)
+    def estimate(self, x: Values) -> Estimate:
         share = softmax(self.gates @ x)
         small = float(share @ squash(self.small @ x))
         lost = float(share @ squash(self.lost @ x))
@@ -89,6 +85,36 @@ class Mixture:
         named["topic"] = float(parts[1 + len(NAMES) :].sum())
         strongest = sorted(named.items(), key=lambda part: -abs(part[1]))[:6]
         return (("kind:" + KINDS[int(share.argmax())], round(float(parts[0]), 3)), *_rounded(strongest))
+
+
+class Mixture:
+    """Both stages."""
+
+    def __init__(self, arrays: Mapping[str, Any]) -> None:
+        words = bytes(arrays["words"]).decode().split("\n")
+        self.words = Words(words, arrays["vectors"], arrays["scales"])
+        self._by_words = Experts(arrays)
+        self._by_meaning = Experts(arrays, FULL) if FULL + "lost" in arrays else None
+
+    @classmethod
+    @functools.cache
+    def shipped(cls) -> Mixture:
+        """The artefact of this version, read once."""
+        with np.load(FILE) as arrays:
+            return cls(dict(arrays))
+
+    def inputs(self, prompt: str) -> Values:
+        """float32 of shape (1 + inputs,): 1, the standardised signals, the mean of the words."""
+        return self._by_words.inputs(signals(prompt), self.words.mean(split_words(prompt[:WINDOW].lower())))
+
+    def estimate(self, prompt: str, vector: Values | None = None) -> Estimate:
+        """Pure; a fraction of a millisecond. ``vector``: all-MiniLM-L6-v2's of :func:`gateway.policy.signals.stem`,
+        where it is to be had.
+        """
+        if vector is None or self._by_meaning is None or len(vector) != DIMENSION:
+            return self._by_words.estimate(self.inputs(prompt))
+        x = self._by_meaning.inputs(signals(prompt), np.asarray(vector * FULL_SCALE, np.float32))
+        return self._by_meaning.estimate(x)
 
 
 def _rounded(parts: list[tuple[str, float]]) -> list[tuple[str, float]]:

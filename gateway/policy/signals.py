@@ -17,6 +17,8 @@ from gateway.policy.everyday import is_everyday
 WINDOW = 1_800
 """Characters that are looked at: the first two thirds and the last third of them where a prompt is longer."""
 
+_STEM_BEGIN, _STEM_END = 700, 500
+
 NAMES = (
     "log_words", "log_characters", "options", "option_length", "numeric_options", "log_numbers", "distinct_numbers",
     "largest_number", "decimals", "money_percent", "counting_words", "rates", "multiples", "remainders", "how_many",
@@ -34,6 +36,7 @@ def _set_of(words: str) -> frozenset[str]:
 _LETTERS = "".join(char if char.isalpha() else " " for char in map(chr, range(128)))
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 _OPTION = re.compile(r"^[ \t]*\(?([A-J])[.):][ \t]*(.*)$", re.MULTILINE)
+_ANSWERS = re.compile(r"^[ \t]*\(?[A-J][.):][ \t].*$|^[ \t]*Answer:[ \t]*$", re.MULTILINE)
 _NUMERIC = re.compile(r"^[-$(]?[\d.]")
 _CAPITAL = re.compile(r"[A-Z]")
 _WORD = re.compile(r"[^\W\d_]+")
@@ -91,6 +94,14 @@ def signals(prompt: str) -> NDArray[np.float32]:
         ],
         np.float32,
     )
+
+
+def stem(prompt: str) -> str:
+    """What is asked, without the options to choose from, its beginning and end where it is long: what to embed."""
+    text = (_ANSWERS.sub("", prompt) if len(_ANSWERS.findall(prompt)) >= 2 else prompt).strip()
+    if len(text) <= _STEM_BEGIN + _STEM_END:
+        return text
+    return text[:_STEM_BEGIN] + " … " + text[-_STEM_END:]
 
 
 def split_words(lowered: str) -> list[str]:

@@ -1,142 +1,34 @@
-"""How the shipped mixture is made (``gateway router train``), with nothing but numpy.
+"""How the shipped mixture is made (``gateway router train``) from the rows of :mod:`gateway.policy.graded`.
 
-Rows: MMLU-Pro's (Apache-2.0) and LLMRouter's (MIT) graded answers of small and large models, GSM8K's training problems
-(MIT), whose number of steps stands for difficulty, and the requests of ``anchors.yaml``. An expert is a weighted ridge
-regression, the gate a multinomial logistic regression. Nothing is drawn at random: the same rows make the same file.
+An expert is a weighted ridge regression, the gate a multinomial logistic regression, with nothing but numpy. Nothing is
+drawn at random: the same rows and vectors make the same file.
 """
 
 from __future__ import annotations
 
-import gzip
-import math
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
-import msgspec
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from gateway.policy.learned import CLIP, KINDS, Words, softmax
-from gateway.policy.signals import NAMES, WINDOW, signals, split_words
-from gateway.types import Frozen
+from gateway.policy.graded import Row, rows_of
+from gateway.policy.learned import CLIP, FULL, FULL_SCALE, KINDS, Words, softmax
+from gateway.policy.signals import NAMES, WINDOW, signals, split_words, stem
 
-ANCHORS = Path(__file__).with_name("anchors.yaml")
 DIMENSION = 64
-_RIDGE = {"word-problem": 100.0, "examination": 300.0, "request": 30.0}
+_PENALTY, _FULL_PENALTY, _STEPS_PENALTY = 300.0, 3000.0, 100.0
 _FORM_ALONE = "word-problem"
-_ANCHOR_WEIGHT = 4.0
+_WRITTEN_WEIGHT = {"anchor": 13.0, "subject": 10.0}
+_STEPS_EVERY = 8
 _GATE_ROWS = 6_000
 _GATE_ROUNDS, _GATE_RATE, _GATE_DECAY, _GATE_SHARPNESS = 300, 0.5, 1e-3, 4.0
 _WORDS_MAX = 24_000
 
-SMALL = frozenset((
-    "Mistral-7B-Instruct-v0.2", "gemma-7b", "Qwen1.5-7B-Chat", "Mixtral-8x7B-Instruct-v0.1",
-    "mistral-7b-instruct-v0.3", "codegemma-7b",
-))  # fmt: skip
-LARGE = frozenset((
-    "Meta-Llama-3_1-70B-Instruct", "gemini-1.5-pro-002", "DeepSeek-Coder-V2",
-    "llama-3.1-nemotron-51b-instruct", "llama-3.3-nemotron-super-49b-v1", "gemma-2-9b-it",
-))  # fmt: skip
-"""Which of the graded models stand for their class. gemma-2-9b answers as the large ones of its set do."""
-
-_EXAMINATIONS = frozenset(("arc_challenge", "openbook_qa", "commonsense_qa", "math", "mmlu"))
-_OPTIONS = re.compile(r"\n[A-J][.)] .*|\nAnswer:\s*$")
-
 Values: TypeAlias = NDArray[np.float64]
-
-
-class Row(Frozen, frozen=True, kw_only=True):
-    """A prompt, which expert learns from it, and what a small model gets and loses there."""
-
-    prompt: str
-    source: str
-    kind: str
-    small: float
-    lost: float
-
-
-class _Graded(msgspec.Struct):
-    prompt: str
-    domain: str
-    quality: dict[str, float]
-
-
-class _Steps(msgspec.Struct):
-    prompt: str
-    steps: float
-
-
-class _Anchor(msgspec.Struct, forbid_unknown_fields=True):
-    small: float
-    lost: float
-    ask: list[str]
-    fill: list[str | list[str]] = msgspec.field(name="with")
-
-
-def rows_of(folder: Path) -> list[Row]:
-    """All rows to train on. Raises OSError, msgspec.MsgspecError."""
-    pro = [_graded(one, "mmlupro", "examination") for one in _read(folder / "mmlupro.jsonl.gz", _Graded)]
-    routed = [_graded(one, one.domain, _kind(one.domain)) for one in _read(folder / "llmrouter.jsonl.gz", _Graded)]
-    steps = _read(folder / "gsm8k_train_steps.jsonl.gz", _Steps)
-    return [*pro, *map(_without_options, pro), *_levelled(routed), *_by_steps(steps), *anchors()]
-
-
-def anchors() -> Iterator[Row]:
-    """The requests written for this project."""
-    for name, one in msgspec.convert(yaml.safe_load(ANCHORS.read_text("utf-8")), dict[str, _Anchor]).items():
-        for ask in one.ask:
-            for filling in one.fill:
-                prompt = ask.format(*(filling if isinstance(filling, list) else [filling]))
-                yield Row(prompt=prompt, source=f"anchor:{name}", kind="request", small=one.small, lost=one.lost)
-
-
-_Kind = TypeVar("_Kind", _Graded, _Steps)
-
-
-def _read(path: Path, kind: type[_Kind]) -> Iterator[_Kind]:
-    with gzip.open(path, "rb") as lines:
-        yield from msgspec.json.Decoder(kind).decode_lines(lines.read())
-
-
-def _kind(task: str) -> str:
-    return "word-problem" if task == "gsm8k" else "examination" if task in _EXAMINATIONS else "request"
-
-
-def _graded(one: _Graded, source: str, kind: str) -> Row:
-    small = _mean(value for model, value in one.quality.items() if model in SMALL)
-    large = _mean(value for model, value in one.quality.items() if model in LARGE)
-    return Row(prompt=one.prompt, source=source, kind=kind, small=small, lost=large - small)
-
-
-def _mean(values: Iterable[float]) -> float:
-    return float(np.mean(list(values)))
-
-
-def _without_options(row: Row) -> Row:
-    """As it is asked where the options are not part of the prompt."""
-    return msgspec.structs.replace(row, prompt=_OPTIONS.sub("", row.prompt), source="mmlupro-open")
-
-
-def _levelled(rows: list[Row]) -> Iterator[Row]:
-    """Examinations of LLMRouter: within a task the differences count, between tasks the form of grading would."""
-    level = {task: _mean(row.lost for row in rows if row.source == task) for task in {row.source for row in rows}}
-    common = _mean(level[task] for task in _EXAMINATIONS if task in level)
-    for row in rows:
-        shift = common - level[row.source] if row.kind == "examination" else 0.0
-        yield msgspec.structs.replace(row, lost=row.lost + shift)
-
-
-def _by_steps(steps: Iterable[_Steps]) -> Iterator[Row]:
-    """A step more, or a longer text, costs a small model about what it costs those that were graded."""
-    for one in steps:
-        away = min(8.0, one.steps) - 3.6 + 1.5 * (math.log1p(len(one.prompt)) - 5.4)
-        yield Row(
-            prompt=one.prompt, source="gsm8k", kind="word-problem", small=0.52 - 0.07 * away, lost=0.3 + 0.07 * away
-        )
+Embed: TypeAlias = Callable[[list[str]], NDArray[np.float32]]
 
 
 def word_vectors(folder: Path, counted: Counter[str]) -> tuple[list[str], NDArray[np.float32]]:
@@ -161,49 +53,62 @@ def reduced(vectors: NDArray[np.float32], weights: Values, dimension: int = DIME
 
 
 def described(prompts: Iterable[str], words: Words) -> tuple[Values, Values]:
-    """Signals (prompts, signals) and topics (prompts, dimension), as a :class:`Mixture` reads them."""
+    """Signals (prompts, signals) and topics (prompts, dimension), as a :class:`Mixture`'s first stage reads them."""
     pairs = [(signals(prompt), words.mean(split_words(prompt[:WINDOW].lower()))) for prompt in prompts]
     return np.array([form for form, _ in pairs], np.float64), np.array([topic for _, topic in pairs], np.float64)
 
 
-def fit(rows: Sequence[Row], form: Values, topic: Values) -> dict[str, NDArray[np.float32]]:
-    """The arrays of a :class:`Mixture`, but for its words, from described rows."""
+def embedded(prompts: Iterable[str], embed: Embed) -> Values:
+    """Topics (prompts, dimension) as the second stage reads them, one for all prompts of one stem."""
+    stems = [stem(prompt) for prompt in prompts]
+    once = list(dict.fromkeys(stems))
+    at = {text: place for place, text in enumerate(once)}
+    return np.asarray(embed(once)[[at[text] for text in stems]] * FULL_SCALE, np.float64)
+
+
+def standardised(form: Values) -> tuple[Values, dict[str, Values]]:
+    """The signals as an expert reads them, and what :class:`Mixture` needs to do the same."""
     mean, spread = form.mean(axis=0), form.std(axis=0) + 1e-3
-    x = np.hstack([np.clip((form - mean) / spread, -CLIP, CLIP), topic])
-    weight = _weights([row.source for row in rows])
+    return np.clip((form - mean) / spread, -CLIP, CLIP), {"mean": mean, "spread": spread}
+
+
+def fit(rows: Sequence[Row], x: Values, penalty: float) -> dict[str, Values]:
+    """The gates and experts of one stage, from the standardised signals and the topics side by side."""
     kinds = np.array([KINDS.index(row.kind) for row in rows])
-    small, lost = (np.array([getattr(row, what) for row in rows]) for what in ("small", "lost"))
+    sources = np.array([row.source.split(":")[0] for row in rows])
+    weight = _weights(sources.tolist())
+    sums = kinds == KINDS.index(_FORM_ALONE)
 
     def each(y: Values) -> Values:
-        own = [kinds == kind for kind in range(len(KINDS))]
-        return np.stack([_expert(x[o], y[o], weight[o], kind) for o, kind in zip(own, KINDS, strict=True)])
+        # What a word problem is about says nothing of its steps.
+        steps = ridge(x[sums, : len(NAMES)], y[sums], weight[sums], _STEPS_PENALTY)
+        steps = np.concatenate((steps, np.zeros(1 + x.shape[1] - len(steps))))
+        rest = _within(x[~sums], y[~sums], weight[~sums], sources[~sums], penalty)
+        return np.stack([steps if kind == _FORM_ALONE else rest for kind in KINDS])
 
-    losses = each(lost)
-    steps, examination = (KINDS.index(kind) for kind in ("word-problem", "examination"))
-    losses[examination] += _leaned_on(losses[steps], losses[examination], x[kinds == examination])
-    arrays = {"mean": mean, "spread": spread, "gates": gate(x, kinds, weight), "small": each(small), "lost": losses}
-    return {name: value.astype(np.float32) for name, value in arrays.items()}
-
-
-def _leaned_on(known: Values, own: Values, x: Values) -> Values:
-    """One expert's view with mean 0 and another's spread: the number of steps tells of any set."""
-    says, spread = x @ known[1:], (x @ own[1:]).std()
-    scale = spread / says.std()
-    return np.asarray(np.concatenate(([-says.mean() * scale], known[1:] * scale)))
+    small, lost = (np.array([getattr(row, what) for row in rows]) for what in ("small", "lost"))
+    return {"gates": gate(x, kinds, weight), "small": each(small), "lost": each(lost)}
 
 
-def _expert(x: Values, y: Values, weight: Values, kind: str) -> Values:
-    """What a word problem is about says nothing of its steps."""
-    seen = x if kind != _FORM_ALONE else x[:, : len(NAMES)]
-    slopes = ridge(seen, y, weight, _RIDGE[kind])
-    return np.concatenate((slopes, np.zeros(1 + x.shape[1] - len(slopes))))
+def _within(x: Values, y: Values, weight: Values, sources: NDArray[np.str_], penalty: float) -> Values:
+    """Of graded sets the differences within each count: between them the form of grading would. What was written for
+    this project gives the level, and is one source.
+    """
+    written = np.isin(sources, list(_WRITTEN_WEIGHT))
+    sources = np.where(written, "written", sources)
+    away_x, away_y = x.copy(), y.copy()
+    for source in np.unique(sources):
+        own = sources == source
+        away_x[own] -= x[own].mean(axis=0)
+        away_y[own] -= y[own].mean()
+    slopes = ridge(away_x, away_y, weight, penalty)[1:]
+    return np.concatenate(([(y[written] - x[written] @ slopes).mean()], slopes))
 
 
 def _weights(sources: list[str]) -> Values:
-    """A source counts by the root of its size."""
-    kinds = [source.split(":")[0] for source in sources]
-    counts = Counter(kinds)
-    weights = np.array([(_ANCHOR_WEIGHT if kind == "anchor" else 1.0) / np.sqrt(counts[kind]) for kind in kinds])
+    """A source counts by the root of its size, what was written for this project more."""
+    counts = Counter(sources)
+    weights = np.array([_WRITTEN_WEIGHT.get(source, 1.0) / np.sqrt(counts[source]) for source in sources])
     return np.asarray(weights / weights.mean())
 
 
@@ -243,11 +148,25 @@ def vocabulary(rows: Iterable[Row], folder: Path) -> tuple[dict[str, NDArray[np.
     return arrays, Words(words, coarse, scales)
 
 
-def train(data: Path, embedder: Path) -> dict[str, NDArray[np.generic]]:
-    """The artefact's arrays from the rows in ``data`` and a MiniLM folder with its token vectors.
+def train(data: Path, embedder: Path, embed: Embed) -> dict[str, NDArray[np.generic]]:
+    """The artefact's arrays from the rows in ``data``, a MiniLM folder with its token vectors, and what embeds with it.
 
     Raises OSError, msgspec.MsgspecError.
     """
     rows = rows_of(data)
     arrays, words = vocabulary(rows, embedder)
-    return {**arrays, **fit(rows, *described((row.prompt for row in rows), words))}
+    form, topic = described((row.prompt for row in rows), words)
+    standard, moments = standardised(form)
+    by_words = fit(rows, np.hstack([standard, topic]), _PENALTY)
+    some = _to_embed(rows)
+    few = [rows[place] for place in some]
+    by_meaning = fit(few, np.hstack([standard[some], embedded((row.prompt for row in few), embed)]), _FULL_PENALTY)
+    stages = {**moments, **by_words, **{FULL + name: array for name, array in by_meaning.items()}}
+    return {**arrays, **{name: array.astype(np.float32) for name, array in stages.items()}}
+
+
+def _to_embed(rows: Sequence[Row]) -> list[int]:
+    """Places: an embedding says nothing of the steps of a word problem, so that of these a few will do."""
+    by_steps = [place for place, row in enumerate(rows) if row.kind == _FORM_ALONE]
+    left_out = set(by_steps) - set(by_steps[::_STEPS_EVERY])
+    return [place for place in range(len(rows)) if place not in left_out]

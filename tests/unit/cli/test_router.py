@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from gateway.cli.app import app
 from gateway.cli.options import Problem
+from gateway.policy.learned import DIMENSION
 
 PROMPTS = ["Hello!", "Prove that the square root of 3 is irrational.", "", "日本の首都はどこですか？", "a\nb"]
 
@@ -69,6 +72,24 @@ def graded(path: Path, rows: int = 240) -> Path:
             row = {"prompt": f"{at} people wait. {story} How many are there?", "strong": 1, "weak": int(steps < 4)}
             file.write(json.dumps(row) + "\n")
     return path
+
+
+def test_what_is_asked_is_embedded_where_the_model_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def embed(texts: list[str]) -> NDArray[np.float32]:
+        asked.extend(texts)
+        return np.full((len(texts), DIMENSION), DIMENSION**-0.5, np.float32)
+
+    by_words = run("score", given=lines(PROMPTS)).stdout
+    monkeypatch.setattr("gateway.cli.router.embedder_here", lambda config: embed)
+
+    done = run("score", given=lines([*PROMPTS, "Which is red?\nA. blood\nB. milk\nAnswer:"]))
+
+    assert done.exit_code == 0
+    assert len(done.stdout.splitlines()) == len(PROMPTS) + 1
+    assert asked == [*PROMPTS, "Which is red?"]
+    assert done.stdout.splitlines()[0] != by_words.splitlines()[0]
 
 
 def test_scorers_are_judged_beside_each_other(tmp_path: Path) -> None:
