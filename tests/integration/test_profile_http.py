@@ -90,7 +90,7 @@ async def test_what_it_was_seen_to_know_stays_here(gate: Gateway, embedder: Upst
     assert len(embedder.requests) == 1
 
 
-@pytest.mark.parametrize(("confidence", "model"), [(0.9, "local-small"), (0.6, "gpt-4o-mini")])
+@pytest.mark.parametrize(("confidence", "model"), [(0.95, "local-small"), (0.85, "gpt-4o-mini")])
 async def test_what_it_may_know_is_tried_and_kept_where_it_is_sure(
     gate: Gateway, near_server: Upstream, confidence: float, model: str
 ) -> None:

@@ -1,5 +1,7 @@
 """``python -m tests.bench.routing``: one decision among 50 rules, and a replay of 100,000 logged requests.
 
+With ``cascade``: see :mod:`tests.bench.routing.cascade`.
+
 A decision is timed beside the reading of its features, as CPU time. The replay runs the command itself, over SQLite.
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,6 +30,7 @@ from gateway.policy.situation import Situation
 from gateway.pricing import PriceBook
 from gateway.types import ChatRequest, LedgerEntry, Principal
 from gateway.yamlfile import Document
+from tests.bench.routing import cascade
 
 RULES = 50
 ROUNDS = 3_000
@@ -141,5 +145,8 @@ def row(number: int, now_ms: int, detail: dict[str, object]) -> LedgerEntry:
 
 
 if __name__ == "__main__":
-    decisions()
-    replayed()
+    if sys.argv[1:2] == ["cascade"]:
+        cascade.main(sys.argv[2:])
+    else:
+        decisions()
+        replayed()

@@ -6,17 +6,20 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from gateway.cli.app import app
 from gateway.policy import probe
-from gateway.policy.competence import Competence
+from gateway.policy.calibration import errors, raw
+from gateway.policy.competence import Competence, Vectors
 from gateway.policy.probe import ANSWER_TOKENS, Question, questions, right
 from gateway.policy.profile import SUFFIX, fingerprint
 from gateway.policy.profiled import ProfiledScorer
 from gateway.policy.scorer import RuleScorer
+from gateway.types import Signals
 from local_models.asking import answers
 from local_models.embed.model import load
 from local_models.prune import prune
@@ -26,7 +29,7 @@ from tests.unit.policy.support import features
 
 pytestmark = pytest.mark.timeout(300)
 
-EASY_BELOW = 0.35  # the default policy's line
+EASY_BELOW, TRIED_BELOW, KEPT_FROM = 0.35, 0.6, 0.9  # the default policy's lines
 TARGET = 0.9
 
 
@@ -51,6 +54,11 @@ def test_a_profile_is_written_beside_the_model(tmp_path: Path, monkeypatch: pyte
     assert isinstance(domains, dict)
     assert domains["languages"]["right"] >= 8, "it can say hello"
     assert domains["rewriting"]["right"] <= 2, "it cannot write capitals"
+    assert len(written["signals"]) == len(few)
+    assert set(written["calibration"]["skills"]) == {"small-talk", "upper-case"}
+    confidence = told["confidence"]
+    assert isinstance(confidence, dict)
+    assert confidence["calibrated"]["brier"] < confidence["raw"]["brier"]
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
@@ -59,10 +67,9 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["router", "probe", str(tmp_path / "m.gguf")]).exit_code == 1
 
 
-def kept(scorer: ProfiledScorer | RuleScorer, asked: Sequence[Question]) -> list[bool]:
-    vectors = load(embed_model()).embed([question.prompt for question in asked]).vectors
+def difficulties(scorer: ProfiledScorer | RuleScorer, asked: Sequence[Question], vectors: Vectors) -> Vectors:
     scores = [scorer.score(features(question.prompt), vector) for question, vector in zip(asked, vectors, strict=True)]
-    return [score.difficulty < EASY_BELOW for score in scores]
+    return np.array([score.difficulty for score in scores])
 
 
 @pytest.mark.soak
@@ -78,12 +85,23 @@ def test_what_stays_here_is_right(tmp_path: Path, dropped: frozenset[int]) -> No
     asked = easy_prompts()
     said = answers(model, [question.prompt for question in asked], ANSWER_TOKENS)
     correct = np.array([right(question, answer.text) for question, answer in zip(asked, said, strict=True)])
+    vectors = load(embed_model()).embed([question.prompt for question in asked]).vectors
+    signals = [msgspec.convert(answer.confidence, Signals, from_attributes=True) for answer in said]
+    sure = np.array([competence.answered(one, vector) or 0.0 for one, vector in zip(signals, vectors, strict=True)])
 
-    here = np.array(kept(ProfiledScorer(competence), asked))
-    by_rules = np.array(kept(RuleScorer(), asked))
+    difficulty = difficulties(ProfiledScorer(competence), asked, vectors)
+    known, tried = difficulty < EASY_BELOW, difficulty < TRIED_BELOW
+    here = known | (tried & (sure >= KEPT_FROM))
+    by_rules = difficulties(RuleScorer(), asked, vectors) < EASY_BELOW
+    bare = errors(np.array([raw(one) for one in signals]), correct)
+    calibrated = errors(sure, correct)
 
+    counted = [f"{name}: {correct[at].sum()} of {at.sum()}" for name, at in (("rules", by_rules), ("known", known))]
+    print(*counted, f"kept: {correct[here].sum()} of {here.sum()}, {tried.sum()} tried", bare, calibrated, sep="; ")
     assert len(asked) >= 300
     assert correct[here].sum() >= TARGET * here.sum()
     assert correct[by_rules].mean() < 0.7
+    assert calibrated.brier < bare.brier
+    assert calibrated.ece < bare.ece
     if not dropped:
-        assert here.any()
+        assert here.sum() > known.sum()
