@@ -104,7 +104,7 @@ def _stacked(
 
     mixture = Mixture.shipped()
     shape = np.stack([mixture.inputs(row.prompt)[1:] for row in rows]).astype(np.float64)
-    views = [shape] if vectors is None else [shape, vectors.astype(np.float64)]
+    views = [shape] if vectors is None else [shape, np.hstack([shape, vectors.astype(np.float64)])]
     stack = Stack([view[fitted] for view in views], prior[fitted], strong[fitted], weak[fitted], seed)
     return stack.score(views, prior)
 
