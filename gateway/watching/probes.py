@@ -134,10 +134,10 @@ class Probes:
         from gateway.watching.golden import CHANNELS, prompts
         from gateway.watching.prober import Skipped
 
-        of = _identity(settings.model(name))
+        of, began = _identity(settings.model(name)), int(time.time() * 1000)
         known = before.standing if before is not None else None
         if known is None or known.of != of:
-            known = begun(of, len(prompts()), int(time.time() * 1000), known)
+            known = begun(of, len(prompts()), began, known)
         answers: dict[int, Observation] = {}
         skipped = ""
         try:
@@ -148,7 +148,7 @@ class Probes:
                 _log.warning("a target was not asked golden prompts", target=name, reason=skipped)
         now = int(time.time() * 1000)
         after = after_round(known, answers, {each: random.random() for each in CHANNELS}, now) if answers else known
-        kept = Kept(standing=after, tried_ms=now, skipped=skipped)
+        kept = Kept(standing=after, tried_ms=began, skipped=skipped)
         await self._redis.hset(_name(self._keys), name, msgspec.json.encode(kept))
         await self._redis.hset(_told_name(self._keys), name, msgspec.json.encode(_told(name, kept)))
         if after.all_changes > known.all_changes:
