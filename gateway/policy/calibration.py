@@ -86,7 +86,7 @@ def _mixed(design: Values, y: Values, fixed: int) -> tuple[Values, Values, float
     and another one drawn as these were.
     """
     weights, spread = np.zeros(design.shape[1]), 1.0
-    covariance = np.eye(design.shape[1])
+    covariance: Values = np.eye(design.shape[1])
     for _ in range(_ROUNDS):
         penalty = np.full(design.shape[1], 1 / spread)
         penalty[0], penalty[1:fixed] = _BIAS_PENALTY, _SLOPE_PENALTY
@@ -120,9 +120,9 @@ def _held_out(
 ) -> Values:
     found = np.empty(len(signals))
     for fold in range(FOLDS):
-        rest = np.flatnonzero(folds != fold)
+        rest = np.flatnonzero(folds != fold).tolist()
         calibration = fit([signals[at] for at in rest], [right[at] for at in rest], [skills[at] for at in rest])
-        for at in np.flatnonzero(folds == fold):
+        for at in np.flatnonzero(folds == fold).tolist():
             found[at] = calibration.right(signals[at], skills[at], float(skills[at] in calibration.skills))
     return found
 
