@@ -26,6 +26,7 @@ _STEPS_EVERY = 8
 _GATE_ROWS = 6_000
 _GATE_ROUNDS, _GATE_RATE, _GATE_DECAY, _GATE_SHARPNESS = 300, 0.5, 1e-3, 4.0
 _WORDS_MAX = 24_000
+_DUST = 1e-12
 
 Values: TypeAlias = NDArray[np.float64]
 Embed: TypeAlias = Callable[[list[str]], NDArray[np.float32]]
@@ -162,7 +163,12 @@ def train(data: Path, embedder: Path, embed: Embed) -> dict[str, NDArray[np.gene
     few = [rows[place] for place in some]
     by_meaning = fit(few, np.hstack([standard[some], embedded((row.prompt for row in few), embed)]), _FULL_PENALTY)
     stages = {**moments, **by_words, **{FULL + name: array for name, array in by_meaning.items()}}
-    return {**arrays, **{name: array.astype(np.float32) for name, array in stages.items()}}
+    return {**arrays, **{name: _without_dust(array) for name, array in stages.items()}}
+
+
+def _without_dust(array: Values) -> NDArray[np.float32]:
+    """What is zero but for rounding would hang on the number of threads."""
+    return np.where(np.abs(array) < _DUST, 0.0, array).astype(np.float32)
 
 
 def _to_embed(rows: Sequence[Row]) -> list[int]:
