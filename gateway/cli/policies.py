@@ -47,9 +47,11 @@ def check(
 def _configured(chosen: Settings) -> PolicySet:
     from gateway.policy.loader import load_policies
     from gateway.policy.taught import read
+    from gateway.reload import build_verifier
 
     if chosen.router_artefact is not None:
         read(chosen.router_artefact)
+    build_verifier(chosen)
     return load_policies(chosen)
 
 
@@ -107,7 +109,7 @@ def explain(
 
 def _embedding(config: Path | None) -> Callable[[str], Vectors]:
     """One prompt's, by the local embedder, which is loaded when it is asked."""
-    from gateway.cli.router import embedder
+    from gateway.cli.embedding import embedder
 
     return lambda prompt: embedder(config)([prompt])[0]
 

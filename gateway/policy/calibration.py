@@ -85,14 +85,16 @@ def _mixed(design: Values, y: Values, fixed: int) -> tuple[Values, Values, float
     """Weights of all columns; the variance of the first and each of those from ``fixed`` on together, and of the first
     and another one drawn as these were.
     """
-    weights, spread = np.zeros(design.shape[1]), 1.0
+    spread = 1.0
+    weights: Values = np.zeros(design.shape[1])
     covariance: Values = np.eye(design.shape[1])
     for _ in range(_ROUNDS):
         penalty = np.full(design.shape[1], 1 / spread)
         penalty[0], penalty[1:fixed] = _BIAS_PENALTY, _SLOPE_PENALTY
         p = 1 / (1 + np.exp(-np.clip(design @ weights, -_EXTREME, _EXTREME)))
-        covariance = np.linalg.inv(design.T @ (design * (p * (1 - p))[:, None]) + np.diag(penalty))
-        weights = weights + covariance @ (design.T @ (y - p) - penalty * weights)
+        precision = design.T @ (design * (p * (1 - p))[:, None]) + np.diag(penalty)
+        covariance = np.asarray(np.linalg.inv(precision), dtype=np.float64)
+        weights += covariance @ (design.T @ (y - p) - penalty * weights)
         spread = max(1e-3, float(np.mean(weights[fixed:] ** 2 + np.diag(covariance)[fixed:])))
     bias = float(covariance[0, 0])
     return weights, bias + np.diag(covariance)[fixed:] + 2 * covariance[0, fixed:], bias + spread
