@@ -85,13 +85,13 @@ async def test_it_is_served_beside_the_embedder(models: str) -> None:
         assert (await http.post(f"{models}/embeddings", json={"input": "x", "model": EMBED})).status_code == 200
 
 
-@pytest.mark.parametrize("gate", [None], indirect=True)
+@pytest.mark.parametrize("gate", [None], ids=["served"], indirect=True)
 async def test_what_the_verifier_is_not_sure_of_is_served_where_it_is(gate: Gateway, upstream: Upstream) -> None:
     hit = await paraphrase(gate, upstream)
     assert hit.headers["x-gateway-cache"] == "semantic"
 
 
-@pytest.mark.parametrize("gate", [f"http://127.0.0.1:{free_port()}/v1"], indirect=True)
+@pytest.mark.parametrize("gate", [f"http://127.0.0.1:{free_port()}/v1"], ids=["away"], indirect=True)
 async def test_without_it_the_verifier_decides(gate: Gateway, upstream: Upstream) -> None:
     reply = await paraphrase(gate, upstream)
     assert (reply.status_code, reply.headers["x-gateway-cache"]) == (200, "miss")
