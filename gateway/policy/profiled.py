@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.policy.competence import UNLIKE, Competence
-from gateway.policy.scorer import DIAL, NEUTRAL_QUALITY, RuleScorer
+from gateway.policy.scorer import RuleScorer
 from gateway.types import Features, Score
 
 if TYPE_CHECKING:
@@ -52,12 +52,10 @@ class ProfiledScorer:
         likely = self._competence.likely(embedding)
         if likely.nearest <= UNLIKE:
             return _far(1 - likely.nearest)
-        dial = (features.quality - NEUTRAL_QUALITY) * DIAL
-        unsure = min(1.0, max(0.0, 1 - likely.at_least + dial))
+        unsure = 1 - likely.at_least
         if unsure <= by_rules.difficulty:
             return msgspec.structs.replace(by_rules, scorer="profile")
-        parts = ((f"may-be-wrong:{likely.skill}", round(1 - likely.at_least, 3)), ("quality", round(dial, 3)))
-        shown = tuple(part for part in parts if part[1])
+        shown = ((f"may-be-wrong:{likely.skill}", round(unsure, 3)),)
         return Score(difficulty=round(unsure, 3), contributions=shown, scorer="profile")
 
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BASE = 0.55
-NEUTRAL_QUALITY = 5
-DIAL = 0.1
 WINDOW = 1_500
 MOST_VOCABULARY = 0.3
 
@@ -120,7 +118,6 @@ class RuleScorer:
         words = _words(text.lower())
         hard = _hard(features, text, words)
         parts = {"base": BASE} | hard | _easy(features, text, words, hard)
-        parts["quality"] = (features.quality - NEUTRAL_QUALITY) * DIAL
         shown = sorted(((name, round(part, 3)) for name, part in parts.items() if part), key=lambda part: -abs(part[1]))
         return Score(difficulty=round(min(1.0, max(0.0, sum(parts.values()))), 3), contributions=tuple(shown))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -104,17 +103,6 @@ def test_without_a_vector_that_compares_the_rules_decide(vector: Vectors | None)
     easy = features("What is the capital of Italy?")
 
     assert scorer.score(easy, vector) == RuleScorer().score(easy)
-
-
-def test_the_dial_moves_a_learned_score(tmp_path: Path) -> None:
-    scorer = ProfiledScorer(Competence(profile(right={"capitals"}), ASKED))
-    vector = ASKED.vectors[CAPITALS[0]]
-
-    def at(quality: int) -> float:
-        easy = msgspec.structs.replace(features("What is the capital of Italy?"), quality=quality)
-        return scorer.score(easy, vector).difficulty
-
-    assert at(0) <= at(5) < at(8) < at(10)
 
 
 def test_hard_and_short_is_kept_from_the_local_model() -> None:
