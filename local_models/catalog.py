@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import threading
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,6 +17,8 @@ import msgspec
 import yaml
 
 CATALOG = Path(__file__).with_name("catalog.yaml")
+# Two threads that meet a type of msgspec's for the first time at once end the process: one sees it half made.
+_READING = threading.Lock()
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -124,7 +127,8 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def load(path: Path = CATALOG) -> dict[str, Entry]:
     """Entries by name, in the order of the file. CatalogError names file and field."""
     try:
-        entries = msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")), list[Entry])
+        with _READING:
+            entries = msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")), list[Entry])
         names = {item.name for item in entries if item.kind == "chat"}
         for item in entries:
             _check(item, names)
@@ -180,6 +184,7 @@ def _written_out(text: str) -> Entry:
     stem = file.name[: found.start()] if found else file.stem
     fields = {"name": stem, "kind": "chat", "source": text, "source_type": kind, "type": kind}
     try:
-        return msgspec.convert(fields, Entry)
+        with _READING:
+            return msgspec.convert(fields, Entry)
     except msgspec.ValidationError as error:
         raise CatalogError(f"source {text!r}: {error}") from error

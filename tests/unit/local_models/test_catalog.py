@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,20 @@ def test_a_bad_catalogue_says_which_file_and_what(tmp_path: Path, text: str, com
     with pytest.raises(CatalogError, match=complaint) as caught:
         catalog.load(path)
     assert str(path) in str(caught.value)
+
+
+def test_threads_that_read_it_for_the_first_time_at_once_do_not_end_the_process() -> None:
+    """As those that fetch the chat model and the embedder at a start do."""
+    code = """
+import sys, threading
+from local_models import catalog
+sys.setswitchinterval(1e-5)
+together = threading.Barrier(4)
+def read():
+    together.wait()
+    catalog.load()
+threads = [threading.Thread(target=read) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+    assert [subprocess.run([sys.executable, "-c", code]).returncode for _ in range(8)] == [0] * 8
