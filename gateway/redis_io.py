@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _PENDING_MAX = 20_000
 _PATIENCE_S = 0.005
+_READING_S = 0.05
 # At the start of a reply, or behind a "-" where Redis 6.2 quotes the error of a command inside a script.
 _AWAY = re.compile(r"(?:^|.* -)(?:LOADING|OOM|READONLY|MISCONF|MASTERDOWN|CLUSTERDOWN|NOREPLICAS|BUSY)\b")
 
@@ -247,9 +248,11 @@ class RedisLink:
         """Until the connection is lost, or its oldest command has waited too long."""
         while not connection.lost.done():
             await asyncio.wait({connection.lost}, timeout=self._timeout_s / 2)
-            if connection.pending:
-                _, sent = connection.pending[0]
-                if connection.loop.time() - sent > self._timeout_s:
+            oldest = connection.pending[0] if connection.pending else None
+            if oldest is not None and connection.loop.time() - oldest[1] > self._timeout_s:
+                # It may have been this process that stood still: what has come meanwhile is read first.
+                await asyncio.wait({connection.lost}, timeout=_READING_S)
+                if connection.pending and connection.pending[0] is oldest:
                     return
 
     async def _connect(self) -> _Connection:

@@ -80,7 +80,9 @@ class Serving:
             except queue.Empty:
                 line = None
             if line is None:
-                state = f"(exit status {self.process.poll()})"
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(timeout=5.0)
+                state = f"(exit status {self.process.returncode})"
                 raise AssertionError(f"no line with {pattern!r} {state} in:\n" + "\n".join(self.lines))
             self.lines.append(line)
             if re.search(pattern, line):
