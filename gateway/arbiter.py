@@ -20,8 +20,9 @@ from gateway.budget.purse import Purse
 from gateway.errors import GatewayError, RedisAway
 from gateway.features import extract
 from gateway.routing import worst_nano
-from gateway.types import NANO, SHADOW_KEY, ChatRequest, Decision, Principal, Where
-from gateway.visit import Visit, bill, ledger_entry
+from gateway.shadows import settle_aside
+from gateway.types import NANO, SHADOW_KEY, ChatRequest, Decision, Principal
+from gateway.visit import Visit
 
 if TYPE_CHECKING:
     from gateway.books import Books
@@ -93,18 +94,9 @@ class Arbiter:
 
     async def _settle(self, view: View, of: Visit, visit: Visit, worst: int) -> None:
         """Put it in the books, and what it did not cost back into the day's purse."""
-        await visit.count()
-        amount = bill(visit, view.prices)
-        model = view.settings.model(visit.model)
-        served: Where = "none"
-        if visit.first_byte is not None and model is not None:
-            served = "local" if model.is_local else "hosted"
-        entry = ledger_entry(visit, amount, provider=model.kind if model else "", served=served)
-        detail = {**entry.detail, "judged": of.request.id}
-        entry = msgspec.structs.replace(entry, saved_nano=0, baseline_nano=0, detail=detail)
-        await self._books.settle(visit, entry, None)
+        cost_nano = await settle_aside(self._books, view, visit, {"judged": of.request.id})
         with contextlib.suppress(RedisAway):  # the day's purse is then a little smaller than it should be
-            await self._purse.give_back(worst - amount.cost_nano, visit.ts_ms)
+            await self._purse.give_back(worst - cost_nano, visit.ts_ms)
 
 
 def _visit(of: Visit, name: str, question: str, fresh: str, stored: str) -> Visit:

@@ -93,18 +93,26 @@ class Shadows:
 
     async def _settle(self, view: View, of: Visit, visit: Visit, worst: int) -> None:
         """Put it in the books, and what it did not cost back into the day's purse."""
-        await visit.count()
-        amount = bill(visit, view.prices)
-        model = view.settings.model(visit.model)
-        served: Where = "none"
-        if visit.first_byte is not None and model is not None:
-            served = "local" if model.is_local else "hosted"
-        entry = ledger_entry(visit, amount, provider=model.kind if model else "", served=served)
-        detail = {**entry.detail, "shadow_of": of.request.id}
-        entry = msgspec.structs.replace(entry, saved_nano=0, baseline_nano=0, detail=detail)
-        await self._books.settle(visit, entry, None)
+        cost_nano = await settle_aside(self._books, view, visit, {"shadow_of": of.request.id})
         with contextlib.suppress(RedisAway):  # the day's purse is then a little smaller than it should be
-            await self._purse(of).give_back(worst - amount.cost_nano, of.ts_ms)
+            await self._purse(of).give_back(worst - cost_nano, of.ts_ms)
+
+
+async def settle_aside(books: Books, view: View, visit: Visit, detail: dict[str, str]) -> int:
+    """Put a call that no client waits for in the books: it saves nothing. What it cost, nano-dollars."""
+    await visit.count()
+    amount = bill(visit, view.prices)
+    model = view.settings.model(visit.model)
+    served: Where = "none"
+    if visit.first_byte is not None and model is not None:
+        served = "local" if model.is_local else "hosted"
+    entry = ledger_entry(visit, amount, provider=model.kind if model else "", served=served)
+    await books.settle(
+        visit,
+        msgspec.structs.replace(entry, saved_nano=0, baseline_nano=0, detail={**entry.detail, **detail}),
+        None,
+    )
+    return amount.cost_nano
 
 
 def _visit(of: Visit, name: str) -> Visit:
