@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import ConsoleMessage, Page, expect
 
 from gateway.ledger.rollups import DAY_MS
+from tests.support.chromium import PATIENCE, Chromium
 from tests.support.dashboard import Looked, looked_at
 from tests.support.gateway import ADMIN
 from tests.support.ledger import entry
 from tests.support.traffic import traffic
 
-pytestmark = pytest.mark.browser
+# A browser that had to be killed says nothing about the page: once more then, and only then.
+once_more = pytest.mark.flaky(reruns=1, only_rerun=["TargetClosedError"])
+pytestmark = [pytest.mark.browser, once_more, pytest.mark.timeout(3 * PATIENCE)]
 
 ROOT = Path(__file__).parents[2]
 ARTIFACTS = ROOT / "artifacts"
@@ -46,13 +49,9 @@ def now() -> int:
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    expect.set_options(timeout=30_000)
-    with sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--headless=new", "--disable-gpu", "--disable-quic", "--disable-sync"]
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=flags)
-        yield browser
-        browser.close()
+def chromium() -> Iterator[Chromium]:
+    with Chromium() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -75,25 +74,24 @@ Look = Callable[..., Page]
 
 
 @pytest.fixture
-def look(chromium: Browser) -> Iterator[Look]:
+def look(chromium: Chromium) -> Iterator[Look]:
     """Open a page; at the end nothing may have broken the content security policy or thrown."""
     complaints: list[str] = []
     contexts = []
 
     def open_page(url: str, width: int = 1440, colour_scheme: Any = "light", **options: Any) -> Page:
-        viewport: Any = {"width": width, "height": 900}
-        context = chromium.new_context(viewport=viewport, color_scheme=colour_scheme, **options)
+        context = chromium.context(viewport={"width": width, "height": 900}, color_scheme=colour_scheme, **options)
         contexts.append(context)
-        context.set_default_timeout(30_000)
         page = context.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: complaints.append(message.text) if _grave(message) else None)
         page.goto(url)
         return page
 
-    yield open_page
-    for context in contexts:
-        context.close()
+    with chromium.bounded():
+        yield open_page
+        for context in contexts:
+            context.close()
     assert complaints == []
 
 

@@ -22,7 +22,8 @@ class LoopThread:
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        self._thread.join(30)
+        assert not self._thread.is_alive(), "the loop does not stop"
         self._loop.close()
 
     def run(self, coroutine: Coroutine[Any, Any, T], timeout: float = 10) -> T:
