@@ -7,7 +7,6 @@ the books under the key ``shadow``, never charged to the budget of who asked; ``
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -15,11 +14,12 @@ import msgspec
 
 from gateway.budget.limits import Admission
 from gateway.budget.purse import Purse
-from gateway.errors import GatewayError, RedisAway
+from gateway.errors import RedisAway
 from gateway.features import EXPERIMENT_TAG
 from gateway.routing import worst_nano
-from gateway.types import NANO, SHADOW_KEY, Principal, Where
-from gateway.visit import Visit, bill, ledger_entry
+from gateway.types import NANO, SHADOW_KEY, Principal
+from gateway.unattended import Allowance, ask
+from gateway.visit import Visit, route_name
 
 if TYPE_CHECKING:
     from gateway.books import Books
@@ -60,59 +60,13 @@ class Shadows:
         await asyncio.gather(*self._asking, return_exceptions=True)
 
     async def _ask(self, view: View, of: Visit, name: str, limit_nano: int) -> None:
-        worst = worst_nano(view, of, name) or 0
+        purse = Purse(self._books.link, f"{self._books.keys.prefix}{SHADOW_KEY}:{of.policy.name}:{route_name(of)}")
+        allowance = Allowance(purse, limit_nano, worst_nano(view, of, name) or 0)
+        detail = {"shadow_of": of.request.id}
         try:
-            if await self._take(of, worst, limit_nano):
-                visit = _visit(of, name)
-                try:
-                    await self._answer(view, visit)
-                finally:
-                    self._books.spawn(self._settle(view, of, visit, worst))
+            await ask(self._books, view, _visit(of, name), allowance, deadline_s=_PATIENCE_S, detail=detail)
         except RedisAway:
             _log.debug("no shadow of %s: its budget cannot be checked", of.request.id)
-
-    async def _take(self, of: Visit, worst: int, limit_nano: int) -> bool:
-        return await self._purse(of).take(worst, limit_nano, of.ts_ms)
-
-    def _purse(self, of: Visit) -> Purse:
-        assert of.decision is not None
-        return Purse(self._books.link, f"{self._books.keys.prefix}{SHADOW_KEY}:{of.policy.name}:{of.decision.rule}")
-
-    async def _answer(self, view: View, visit: Visit) -> None:
-        try:
-            answer = await view.fleet.call(
-                (visit.model,), visit.request, deadline_s=_PATIENCE_S, on_attempt=visit.attempts.append
-            )
-            visit.take(answer.first)
-            await answer.rest.aclose()
-        except GatewayError as error:
-            visit.fail("error", error.status, f"{error.code}: {error.message}")
-        except asyncio.CancelledError:
-            visit.fail("cancelled", 499, "the gateway stopped")
-            raise
-
-    async def _settle(self, view: View, of: Visit, visit: Visit, worst: int) -> None:
-        """Put it in the books, and what it did not cost back into the day's purse."""
-        cost_nano = await settle_aside(self._books, view, visit, {"shadow_of": of.request.id})
-        with contextlib.suppress(RedisAway):  # the day's purse is then a little smaller than it should be
-            await self._purse(of).give_back(worst - cost_nano, of.ts_ms)
-
-
-async def settle_aside(books: Books, view: View, visit: Visit, detail: dict[str, str]) -> int:
-    """Put a call that no client waits for in the books: it saves nothing. What it cost, nano-dollars."""
-    await visit.count()
-    amount = bill(visit, view.prices)
-    model = view.settings.model(visit.model)
-    served: Where = "none"
-    if visit.first_byte is not None and model is not None:
-        served = "local" if model.is_local else "hosted"
-    entry = ledger_entry(visit, amount, provider=model.kind if model else "", served=served)
-    await books.settle(
-        visit,
-        msgspec.structs.replace(entry, saved_nano=0, baseline_nano=0, detail={**entry.detail, **detail}),
-        None,
-    )
-    return amount.cost_nano
 
 
 def _visit(of: Visit, name: str) -> Visit:

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import base64
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.backends import connect, translate
-from gateway.backends.http1 import HttpFailure
-from gateway.backends.openai_http import MAX_ERROR_BYTES, MAX_REPLY_BYTES
-from gateway.errors import UpstreamBroken, UpstreamError, UpstreamUnavailable
+from gateway.backends.auxiliary import AWAY_S, AuxiliaryModel
 
 TIMEOUT_S = 2.0
-CONNECT_TIMEOUT_S = 1.0
-AWAY_S = 1.0
 
 
 class _Item(msgspec.Struct):
@@ -31,10 +25,9 @@ class _Reply(msgspec.Struct):
 
 
 class HttpEmbedder:
-    """A `protocols.Embedder` at ``base_url`` (which ends where ``/embeddings`` begins), over TCP or a Unix socket.
+    """A `protocols.Embedder` at ``base_url`` (which ends where ``/embeddings`` begins).
 
-    A call takes at most ``timeout_s`` seconds; after a failure that is not the texts' fault all calls fail at once for
-    ``away_s`` seconds. An embedding is never worth waiting for.
+    The rest is as for `AuxiliaryModel`.
     """
 
     def __init__(
@@ -48,16 +41,8 @@ class HttpEmbedder:
         away_s: float = AWAY_S,
     ) -> None:
         self._model = model
-        headers = [("Content-Type", "application/json")]
-        self._endpoint = connect.Endpoint(
-            base_url.rstrip("/") + "/embeddings",
-            headers=[*headers, ("Authorization", f"Bearer {api_key}")] if api_key else headers,
-            uds=uds,
-            connect_timeout=min(CONNECT_TIMEOUT_S, timeout_s),
-            read_timeout=timeout_s,
-            timeout=timeout_s,
-        )
-        self._away_s, self._away_until = away_s, 0.0
+        url = base_url.rstrip("/") + "/embeddings"
+        self._upstream = AuxiliaryModel("embedder", url, api_key, uds=uds, timeout_s=timeout_s, away_s=away_s)
         self._id: str | None = None
 
     @property
@@ -67,44 +52,20 @@ class HttpEmbedder:
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """See `protocols.Embedder.embed`."""
-        if (left := self._away_until - time.monotonic()) > 0:
-            raise UpstreamUnavailable("the embedder is away", connect=True, retry_after=left)
-        try:
-            status, headers, body = await self._post(texts)
-        except HttpFailure as error:
-            raise self._away(translate.before_reply(error)) from error
-        if status != 200:
-            failure = translate.from_status(status, headers, body)
-            raise self._away(failure) if isinstance(failure, UpstreamUnavailable) else failure
-        return self._vectors(body, len(texts))
+        body = {"model": self._model, "input": texts, "encoding_format": "base64"}
+        return await self._upstream.call(body, lambda content: self._vectors(content, len(texts)))
 
     async def close(self) -> None:
         """Release connections."""
-        await self._endpoint.close()
+        await self._upstream.close()
 
-    async def _post(self, texts: Sequence[str]) -> tuple[int, Mapping[str, str], bytes]:
-        body = msgspec.json.encode({"model": self._model, "input": texts, "encoding_format": "base64"})
-        reply = await self._endpoint.call(body)
-        try:
-            limit = MAX_REPLY_BYTES if reply.status == 200 else MAX_ERROR_BYTES
-            return reply.status, reply.headers, await reply.whole(limit) or b""
-        finally:
-            reply.close()
-
-    def _away(self, failure: UpstreamError) -> UpstreamError:
-        self._away_until = time.monotonic() + self._away_s
-        return failure
-
-    def _vectors(self, body: bytes, count: int) -> NDArray[np.float32]:
-        try:
-            reply = msgspec.json.decode(body, type=_Reply)
-            rows = [_vector(item.embedding) for item in sorted(reply.data, key=lambda item: item.index)]
-            vectors = np.stack(rows)
-        except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
-            raise self._away(UpstreamBroken(f"the embedder's reply cannot be read: {error}")) from None
+    def _vectors(self, content: bytes, count: int) -> NDArray[np.float32]:
+        """Raises ValueError, msgspec.DecodeError."""
+        reply = msgspec.json.decode(content, type=_Reply)
+        vectors = np.stack([_vector(item.embedding) for item in sorted(reply.data, key=lambda item: item.index)])
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        if len(rows) != count or not np.all(np.isfinite(lengths)) or not np.all(lengths > 0):
-            raise self._away(UpstreamBroken("the embedder's reply is not one vector a text"))
+        if len(vectors) != count or not np.all(np.isfinite(lengths)) or not np.all(lengths > 0):
+            raise ValueError("not one vector a text")
         self._id = _identity(reply.model or self._model, vectors.shape[1])
         return np.asarray(vectors / lengths, dtype=np.float32)
 

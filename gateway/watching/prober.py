@@ -20,10 +20,12 @@ from gateway.budget.purse import Purse
 from gateway.errors import GatewayError, RedisAway, UpstreamRefused
 from gateway.features import extract
 from gateway.policy.loader import compile_documents
+from gateway.policy.model import PINNED
 from gateway.policy.probe import Question
 from gateway.pricing import PriceBook
-from gateway.types import NANO, ChatRequest, Decision, Principal, Where
-from gateway.visit import Visit, bill, ledger_entry
+from gateway.types import NANO, ChatRequest, Decision, Principal
+from gateway.unattended import answer, enter
+from gateway.visit import Visit
 from gateway.watching import golden
 from gateway.watching.golden import ANSWER_TOKENS, PROBE_KEY, Observation
 from gateway.yamlfile import Document
@@ -82,11 +84,11 @@ class Prober:
             await self._books.load_budgets()
             failed = 0
             for number, question in enumerate(golden.prompts()):
-                cost, answer = await self._ask(question, model)
+                cost, observed = await self._ask(question, model)
                 spent += cost
-                if answer is not None:
-                    answers[number] = answer
-                failed += answer is None
+                if observed is not None:
+                    answers[number] = observed
+                failed += observed is None
                 if failed >= _FAILURES_MAX and len(answers) < failed:
                     break
         finally:
@@ -115,12 +117,12 @@ class Prober:
 
     async def _ask(self, question: Question, model: ModelConfig) -> tuple[int, Observation | None]:
         """What it cost, and the answer; None where there is none. A target that takes no temperature gets none."""
-        cost, answer, refused = await self._call(question, model)
+        cost, observed, refused = await self._call(question, model)
         if refused and model.name not in self._plain:
             self._plain.add(model.name)
-            more, answer, refused = await self._call(question, model)
+            more, observed, _ = await self._call(question, model)
             cost += more
-        return cost, answer
+        return cost, observed
 
     async def _call(self, question: Question, model: ModelConfig) -> tuple[int, Observation | None, bool]:
         visit = self._visit(question, model)
@@ -130,39 +132,16 @@ class Prober:
         price = self._prices.price(model.name)
         if not await self._books.reserve(visit, Reservation(worst, (model.name, price), ((model.name, worst),))):
             raise Skipped("the model's budget is exhausted")
-        answer, refused = None, False
+        observed, refused = None, False
         began = time.perf_counter()
         try:
-            chunk = await self._answer(visit)
-            answer = _observed(question, chunk, visit, (time.perf_counter() - began) * 1000)
+            chunk = await answer(self._fleet, visit, PATIENCE_S)
+            observed = _observed(question, chunk, visit, (time.perf_counter() - began) * 1000)
         except GatewayError as error:
             refused = isinstance(error, UpstreamRefused)
-            visit.fail("error", error.status, f"{error.code}: {error.message}")
-        except BaseException:
-            visit.fail("cancelled", 499, "the background process stopped")
-            raise
         finally:
-            cost = await self._settle(visit, model)
-        return cost, answer, refused
-
-    async def _answer(self, visit: Visit) -> Chunk:
-        reply = await self._fleet.call(
-            (visit.model,), visit.request, deadline_s=PATIENCE_S, on_attempt=visit.attempts.append
-        )
-        visit.take(reply.first)
-        await reply.rest.aclose()
-        return reply.first
-
-    async def _settle(self, visit: Visit, model: ModelConfig) -> int:
-        await visit.count()
-        amount = bill(visit, self._prices)
-        served: Where = "none"
-        if visit.first_byte is not None:
-            served = "local" if model.is_local else "hosted"
-        entry = ledger_entry(visit, amount, provider=model.kind, served=served)
-        entry = msgspec.structs.replace(entry, saved_nano=0, baseline_nano=0)
-        await self._books.settle(visit, entry, None)
-        return amount.cost_nano
+            cost = await enter(self._books, self._prices, visit, model)
+        return cost, observed, refused
 
     def _visit(self, question: Question, model: ModelConfig) -> Visit:
         fields = {"messages": [{"role": "user", "content": question.prompt}]}
@@ -178,7 +157,7 @@ class Prober:
         )
         features = extract(request, _WHO, default_max_tokens=ANSWER_TOKENS)
         visit = Visit(request, _WHO, self._policy, features)
-        visit.decision, visit.model = Decision(rule="pinned", targets=(model.name,)), model.name
+        visit.decision, visit.model = Decision(rule=PINNED, targets=(model.name,)), model.name
         visit.admission = Admission()
         return visit
 

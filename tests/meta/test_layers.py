@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import subprocess
 import sys
@@ -31,7 +32,7 @@ SUPPORT = {
 }
 STAGES = {"auth", "budget", "cache", "policy", "backends", "ledger"}
 PASSED_ALONG = {"visit", "books", "storing", "reply", "trials", "warmth"}
-PIPELINE = {"pipeline", "story", "costs", "tracing", "routing", "shadows", "cascade", "arbiter"}
+PIPELINE = {"pipeline", "story", "costs", "tracing", "routing", "shadows", "cascade", "arbiter", "unattended"}
 RUNTIME = {"runtime", "reload"}
 HOUSE = {"economics", "reconcile", "alerts", "erase", "experiments", "export", "watching"}
 SURFACE = {"http", "dashboard"}
@@ -46,6 +47,7 @@ def modules(package: str) -> Iterator[Path]:
     return (path for path in sorted((ROOT / package).rglob("*.py")))
 
 
+@functools.cache
 def imported(path: Path) -> set[str]:
     """Dotted names a file imports, wherever in it the import stands."""
     found: set[str] = set()

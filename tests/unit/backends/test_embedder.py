@@ -63,24 +63,33 @@ async def test_a_reply_that_is_not_one_vector_a_text_is_broken(embeddings: list[
 
 
 @pytest.mark.parametrize(
-    ("plan", "error"),
+    ("plan", "error", "timeout_s"),
     [
-        (Plan(status=500), UpstreamUnavailable),
-        (Plan(status=401), UpstreamUnavailable),
-        (Plan(drop_connect=True), UpstreamUnavailable),
-        (Plan(hang=True), UpstreamTimeout),
-        (Plan(garbage_after=0, garbage=b"<html>"), UpstreamBroken),
+        (Plan(status=500), UpstreamUnavailable, 20),
+        (Plan(status=401), UpstreamUnavailable, 20),
+        (Plan(drop_connect=True), UpstreamUnavailable, 20),
+        (Plan(hang=True), UpstreamTimeout, 0.2),
+        (Plan(garbage_after=0, garbage=b"<html>"), UpstreamBroken, 20),
     ],
 )
-async def test_after_a_failure_it_fails_at_once_for_a_while(plan: Plan, error: type[UpstreamError]) -> None:
+async def test_after_a_failure_it_fails_at_once(plan: Plan, error: type[UpstreamError], timeout_s: float) -> None:
     async with Upstream() as up:
         up.enqueue(plan)
-        embedder = HttpEmbedder(up.base_url, "m", timeout_s=0.2, away_s=0.3)
+        embedder = HttpEmbedder(up.base_url, "m", timeout_s=timeout_s, away_s=60)
         with pytest.raises(error):
             await embedder.embed(["a"])
         with pytest.raises(UpstreamUnavailable, match="away"):
             await embedder.embed(["a"])
         assert up.total == 1
+        await embedder.close()
+
+
+async def test_it_is_asked_again_after_a_while() -> None:
+    async with Upstream() as up:
+        up.enqueue(Plan(status=500))
+        embedder = HttpEmbedder(up.base_url, "m", timeout_s=20, away_s=0.1)
+        with pytest.raises(UpstreamUnavailable):
+            await embedder.embed(["a"])
 
         async def back() -> bool:
             try:
@@ -88,7 +97,7 @@ async def test_after_a_failure_it_fails_at_once_for_a_while(plan: Plan, error: t
             except UpstreamError:
                 return False
 
-        await until(back, within_s=5)
+        await until(back, within_s=20)
         await embedder.close()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -77,10 +76,8 @@ async def test_one_that_failed_is_left_alone_for_a_moment(url: str, upstream: Se
     reranker = HttpReranker(url, "tiny", timeout_s=10)
     with pytest.raises(UpstreamError):
         await reranker.score("a", ["b"])
-    began = time.monotonic()
     with pytest.raises(UpstreamUnavailable, match="away"):
         await reranker.score("a", ["b"])
-    assert time.monotonic() - began < 5
     assert len(upstream.asked) == 1
     await reranker.close()
 
