@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -99,6 +100,15 @@ def test_every_module_has_its_layer() -> None:
         path.stem for path in (ROOT / "gateway").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
     }
     assert there - set().union(*LAYERS) == {"__init__"}
+
+
+def test_the_architecture_names_every_module_and_none_that_is_not_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    layers = page.split("## Layers")[1].split("\n## ")[0]
+    assert set().union(*LAYERS) - set(re.findall(r"`(\w+)`", layers)) == set()
+    places = re.findall(r"`([\w/]+\.py)`", page)
+    gone = [place for place in places if not any((ROOT / root / place).exists() for root in ("", "gateway"))]
+    assert gone == []
 
 
 def test_imports_go_downwards_only() -> None:
