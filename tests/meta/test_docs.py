@@ -117,6 +117,11 @@ def test_links_lead_somewhere(page: str) -> None:
             assert ((ROOT / page).parent / link["target"]).exists(), link["target"]
 
 
+def test_every_page_can_be_found_from_the_readme() -> None:
+    linked = {link["target"] for link in _LINK.finditer((ROOT / "README.md").read_text())}
+    assert set(NAMES) - linked == {"README.md"}
+
+
 @pytest.mark.parametrize("page", NAMES)
 def test_every_make_target_that_is_named_exists(page: str) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
