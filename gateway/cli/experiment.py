@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gateway.cli.ledger import opened, period
 from gateway.cli.options import AsJson, Config, Problem, print_json, print_table, settings
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def report(
     """What the arms came to, and what of their differences is real: it may be looked at as often as one likes."""
     chosen = settings(config)
     of = _named(_declared(chosen), name)
-    told = asyncio.run(_report(chosen, of, _since(since)))
+    told = asyncio.run(_report(chosen, of, period(since).since_ms if since else None))
     if as_json:
         print_json(_told(told))
     else:
@@ -70,17 +69,6 @@ def _named(found: list[Declared], name: str) -> Declared:
     raise Problem(f"no experiment is called '{name}'{did_you_mean(name, [one.name for one in found])}")
 
 
-def _since(text: str) -> int | None:
-    from gateway.ledger import reports
-
-    if not text:
-        return None
-    try:
-        return reports.period(text, int(time.time() * 1000))[0]
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--since") from None
-
-
 async def _states(store: SqlStore) -> dict[str, State]:
     """As the ledger has them, which also tells while nothing is serving."""
     from gateway.policy.experiments import states_in
@@ -92,7 +80,7 @@ async def _states(store: SqlStore) -> dict[str, State]:
 async def _shares(chosen: Settings) -> dict[str, State]:
     if not _served(chosen):
         return {}
-    async with _books(chosen) as store:
+    async with opened(chosen) as store:
         return await _states(store)
 
 
@@ -101,28 +89,13 @@ async def _report(chosen: Settings, of: Declared, since_ms: int | None) -> Repor
 
     if not _served(chosen):
         raise Problem("nothing has been served yet: there is no ledger")
-    async with _books(chosen) as store:
+    async with opened(chosen) as store:
         return await make(store, of, of.state(await _states(store)), int(time.time() * 1000), since_ms)
 
 
 def _served(chosen: Settings) -> bool:
     """Whether there is a ledger; one in PostgreSQL is taken to be there."""
     return chosen.config.ledger.url is not None or (chosen.data_dir / "ledger.sqlite3").exists()
-
-
-@asynccontextmanager
-async def _books(chosen: Settings) -> AsyncIterator[SqlStore]:
-    from gateway.ledger.errors import LedgerAway
-    from gateway.ledger.store import SqlStore
-    from gateway.ledger.where import ledger_url
-
-    store = SqlStore.reader(ledger_url(chosen))
-    try:
-        yield store
-    except LedgerAway as error:
-        raise Problem(f"the ledger cannot be read: {error}") from None
-    finally:
-        await store.close()
 
 
 def _listed(of: Declared, state: State) -> list[tuple[str, ...]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from gateway.cli.ledger import Since, opened, period
 from gateway.cli.options import AsJson, Config, Problem, print_json, print_table, settings
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from gateway.config import Settings
     from gateway.ledger.answers import Period
-    from gateway.ledger.store import SqlStore
     from gateway.policy.engine import CompiledPolicy
     from gateway.policy.evidence import Known
     from gateway.policy.feedback import Label
@@ -33,8 +33,6 @@ LABELS_MIN = 50
 
 _ROWS_MAX = 50_000
 _READABLE = ("plain", "redacted")
-
-Since = Annotated[str, typer.Option(metavar="today|24h|30d", help="The period, up to now")]
 
 
 def calibrate(
@@ -60,7 +58,7 @@ def calibrate(
     target = (target_cost if target_quality is None else target_quality) or 0.0
     chosen = settings(config)
     compiled, prices = _policy(chosen, policy)
-    among, rows = _among(chosen, compiled), asyncio.run(_rows(chosen, _period(since)))
+    among, rows = _among(chosen, compiled), asyncio.run(_rows(chosen, period(since)))
     known, source = _known(chosen, compiled, among, rows, prices)
     fitted, unfit = _fit(among, known, target, aim)
     if not fitted:
@@ -102,35 +100,17 @@ def _among(chosen: Settings, policy: CompiledPolicy) -> list[Threshold]:
     return found
 
 
-def _period(since: str) -> Period:
-    from gateway.ledger import reports
-    from gateway.ledger.answers import Period
-
-    try:
-        return Period(*reports.period(since, int(time.time() * 1000)))
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--since") from None
-
-
-async def _rows(chosen: Settings, period: Period) -> list[LedgerEntry]:
+async def _rows(chosen: Settings, over: Period) -> list[LedgerEntry]:
     """Of a period the newest rows with a vote, of each key, and the newest without one; oldest first."""
-    from gateway.ledger.errors import LedgerAway, LedgerRefused
-    from gateway.ledger.store import SqlStore
-    from gateway.ledger.where import ledger_url
     from gateway.policy.feedback import VOTES_READ, says_something
 
-    store = SqlStore.reader(ledger_url(chosen))
-    try:
-        rated: dict[str, deque[LedgerEntry]] = defaultdict(lambda: deque(maxlen=VOTES_READ))
-        others: deque[LedgerEntry] = deque(maxlen=_ROWS_MAX)
-        async for some in store.scan(period):
+    rated: dict[str, deque[LedgerEntry]] = defaultdict(lambda: deque(maxlen=VOTES_READ))
+    others: deque[LedgerEntry] = deque(maxlen=_ROWS_MAX)
+    async with opened(chosen) as store:
+        async for some in store.scan(over):
             for row in some:
                 (rated[row.key_id] if says_something(row) else others).append(row)
-        return sorted(chain(others, *rated.values()), key=lambda row: (row.ts_ms, row.request_id))
-    except (LedgerAway, LedgerRefused) as error:
-        raise Problem(f"the ledger cannot be read: {error}") from None
-    finally:
-        await store.close()
+    return sorted(chain(others, *rated.values()), key=lambda row: (row.ts_ms, row.request_id))
 
 
 def _known(
@@ -263,7 +243,7 @@ def from_ledger(chosen: Settings, since: str, out: Path, as_json: bool) -> None:
     from gateway.policy.teaching import Traffic, fit
     from gateway.types import SHADOW_KEY
 
-    rows = asyncio.run(_rows(chosen, _period(since)))
+    rows = asyncio.run(_rows(chosen, period(since)))
     found, scorer = latest(rows)
     examples = asyncio.run(_examples(chosen, [label for label in _labels(chosen, found) if label.local]))
     if len(examples) < LABELS_MIN:
@@ -282,19 +262,10 @@ def _labels(chosen: Settings, found: Any) -> list[Label]:
 
 async def _examples(chosen: Settings, votes: Sequence[Label]) -> list[Example]:
     """With the last user turn where it was kept in readable form."""
-    from gateway.ledger.store import SqlStore
-    from gateway.ledger.where import ledger_url
     from gateway.policy.teaching import Example
 
-    store = SqlStore.reader(ledger_url(chosen))
-    try:
-        return [Example(label=vote, prompt=await _prompt(store, vote.of)) for vote in votes]
-    finally:
-        await store.close()
-
-
-async def _prompt(store: SqlStore, request_id: str) -> str | None:
-    return _last_turn(await store.content(request_id))
+    async with opened(chosen) as store:
+        return [Example(label=vote, prompt=_last_turn(await store.content(vote.of))) for vote in votes]
 
 
 def _last_turn(content: Content | None) -> str | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gateway.cli.ledger import opened
 from gateway.cli.options import AsJson, Config, Problem, print_json, print_table, settings
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ def reconcile(
     Reads OpenAI's and Anthropic's usage and cost exports, and any CSV with date, model, input_tokens, output_tokens,
     cost_usd. Exit status 1 where more differs than the tolerance.
     """
-    from gateway.ledger.errors import LedgerAway, LedgerRefused
     from gateway.reconcile.invoice import InvoiceError, read_invoice
 
     chosen = settings(config)
@@ -46,10 +46,7 @@ def reconcile(
         days = _days(bill, since, until)
     except (InvoiceError, UnicodeDecodeError) as error:
         raise Problem(f"{invoice}: {error}") from None
-    try:
-        result = asyncio.run(_compare(chosen, bill, days, model or ()))
-    except (LedgerAway, LedgerRefused) as error:
-        raise Problem(f"the ledger cannot be read: {error}") from None
+    result = asyncio.run(_compare(chosen, bill, days, model or ()))
     fits = result.wrong_nano <= tolerance * 1e9
     if as_json:
         print_json(_told(bill, days, result) | {"within_tolerance": fits})
@@ -69,8 +66,6 @@ def _days(bill: Invoice, since: datetime | None, until: datetime | None) -> tupl
 async def _compare(chosen: Settings, bill: Invoice, days: tuple[date, date], only: Iterable[str]) -> Result:
     import msgspec
 
-    from gateway.ledger.store import SqlStore
-    from gateway.ledger.where import ledger_url
     from gateway.pricing import PriceBook
     from gateway.reconcile.match import reconcile as match
     from gateway.reconcile.names import plain
@@ -84,11 +79,8 @@ async def _compare(chosen: Settings, bill: Invoice, days: tuple[date, date], onl
         name = names.get(model)
         return None if name is None else prices.baseline_nano(name, usage)
 
-    store = SqlStore.reader(ledger_url(chosen))
-    try:
+    async with opened(chosen) as store:
         books = await _books(store, models, days)
-    finally:
-        await store.close()
     lines = tuple(line for line in bill.lines if days[0] <= line.day <= days[1])
     if only:
         lines = tuple(line for line in lines if plain(line.model) in names)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gateway.cli.ledger import Since, opened, period
 from gateway.cli.options import AsJson, Config, Problem, print_table, settings
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 def replay(
     policy: Annotated[Path, typer.Option(metavar="FILE", help="The policy to try")],
     config: Config = None,
-    since: Annotated[str, typer.Option(metavar="today|24h|7d", help="The period, up to now")] = "7d",
+    since: Since = "7d",
     prompts: Annotated[
         Path | None, typer.Option(metavar="JSONL", help="Prompts instead of the ledger: {prompt} or {messages} a line")
     ] = None,
@@ -51,24 +50,13 @@ def replay(
     if prompts is not None:
         difference, told = _of_prompts(chosen, policy, prompts, flips)
     else:
-        difference, told = asyncio.run(_of_ledger(chosen, policy, _period(since), flips))
+        difference, told = asyncio.run(_of_ledger(chosen, policy, period(since), flips))
     _show(difference, told, as_json)
     _fail(bounds, difference)
 
 
-def _period(since: str) -> Period:
-    from gateway.ledger import reports
-    from gateway.ledger.answers import Period
-
-    try:
-        return Period(*reports.period(since, int(time.time() * 1000)))
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--since") from None
-
-
-async def _of_ledger(chosen: Settings, file: Path, period: Period, flips: int) -> tuple[Difference, list[Told]]:
+async def _of_ledger(chosen: Settings, file: Path, over: Period, flips: int) -> tuple[Difference, list[Told]]:
     """Two passes: what is known of the targets, then the decisions."""
-    from gateway.ledger.errors import LedgerAway, LedgerRefused
     from gateway.policy.comparing import Comparison
     from gateway.policy.replay import replay as decide_again
     from gateway.policy.replay import seen
@@ -77,42 +65,27 @@ async def _of_ledger(chosen: Settings, file: Path, period: Period, flips: int) -
 
     prices, turned = PriceBook.load(chosen.config.models), dial(chosen.router_artefact)
     compiled = _compiled(chosen, file, prices)
-    try:
-        async with _opened(chosen) as store:
-            rates = seen([row async for row in _answered(store, period)])
-            comparison = Comparison(rates, flips)
-            async for some in store.scan(period, batch=2_000):
-                for told in decide_again(compiled, some, prices, rates, turned):
-                    comparison.add(told)
-    except (LedgerAway, LedgerRefused) as error:
-        raise Problem(f"the ledger cannot be read: {error}") from None
+    async with opened(chosen) as store:
+        rates = seen([row async for row in _answered(store, over)])
+        comparison = Comparison(rates, flips)
+        async for some in store.scan(over, batch=2_000):
+            for told in decide_again(compiled, some, prices, rates, turned):
+                comparison.add(told)
     return comparison.result(), comparison.flips
 
 
-async def _answered(store: SqlStore, period: Period, most: int = 20_000) -> AsyncIterator[LedgerEntry]:
+async def _answered(store: SqlStore, over: Period, most: int = 20_000) -> AsyncIterator[LedgerEntry]:
     """The newest rows of a period: enough to know how its targets do."""
     after: str | None = None
     count = 0
     while count < most:
-        page = await store.rows(period, after=after, limit=1_000)
+        page = await store.rows(over, after=after, limit=1_000)
         for row in page.rows:
             yield row
         count += len(page.rows)
         after = page.next
         if after is None:
             return
-
-
-@asynccontextmanager
-async def _opened(chosen: Settings) -> AsyncIterator[SqlStore]:
-    from gateway.ledger.store import SqlStore
-    from gateway.ledger.where import ledger_url
-
-    store = SqlStore.reader(ledger_url(chosen))
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 def _compiled(chosen: Settings, file: Path, prices: Any) -> CompiledPolicy:

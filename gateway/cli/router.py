@@ -12,6 +12,7 @@ import typer
 
 from gateway.cli import learning, router_eval, watching
 from gateway.cli.embedding import embedder, embedder_here
+from gateway.cli.ledger import Since
 from gateway.cli.model_work import Bar, mending
 from gateway.cli.options import AsJson, Config, Problem, print_json, print_table, settings
 
@@ -141,20 +142,22 @@ def train(
         Path | None, typer.Argument(help="A folder with mmlupro, llmrouter and gsm8k_train_steps (.jsonl.gz)")
     ] = None,
     from_ledger: Annotated[bool, typer.Option("--from-ledger", help="Learn from votes in the ledger instead")] = False,
-    since: learning.Since = "90d",
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="What is written with --from-ledger")] = None,
+    since: Since = "90d",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What --from-ledger writes; default: learned.json")
+    ] = None,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Learn from votes on local answers (--from-ledger --out FILE), or make the shipped scorer again from graded ones.
+    """Learn from votes on local answers (--from-ledger), or make the shipped scorer again from graded ones.
 
     The artefact of the former is used where gateway.yaml names it. The latter prints the digests of what it read; the
     same rows make the same files.
     """
-    if from_ledger == (data is not None) or from_ledger == (out is None):
-        raise typer.BadParameter("give either DATA, or --from-ledger and --out FILE")
-    if out is not None:
-        learning.from_ledger(settings(config), since, out, as_json)
+    if from_ledger == (data is not None) or (out is not None and not from_ledger):
+        raise typer.BadParameter("give either DATA, or --from-ledger with or without --out FILE")
+    if from_ledger:
+        learning.from_ledger(settings(config), since, out or Path("learned.json"), as_json)
     if data is not None:
         _make_again(data, config)
 

@@ -3,43 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
 from gateway.ledger.arms import By
 from gateway.ledger.rollups import DAY_MS
 from gateway.ledger.store import SqlStore
 from gateway.types import LedgerEntry
 from tests.support.ledger import NOON, entry
-from tests.support.postgres import postgres_url
 
 RUN = "experiment:e@1a2b/"
 LABELS = {"control": "default@c0", "arm": "cheap@a0"}
 EVER = NOON + 40 * DAY_MS
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    with postgres_url() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqlStore]:
-    if request.param == "sqlite":
-        made = SqlStore(f"sqlite+aiosqlite:///{tmp_path / 'ledger.sqlite3'}")
-    else:
-        made = SqlStore(request.getfixturevalue("postgres"))
-        async with made._engine.begin() as connection:
-            await connection.execute(text("DROP SCHEMA public CASCADE"))
-            await connection.execute(text("CREATE SCHEMA public"))
-    await made.migrate()
-    yield made
-    await made.close()
 
 
 def row(number: int, arm: str, **changes: Any) -> LedgerEntry:

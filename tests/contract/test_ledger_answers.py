@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from gateway.ledger.rollups import DAY_MS, HOUR_MS
 from gateway.ledger.store import SqlStore
 from gateway.types import LedgerEntry
 from tests.support.ledger import NOON, entry
-from tests.support.postgres import postgres_url
+from tests.support.postgres import emptied
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -57,13 +57,11 @@ def entries() -> list[LedgerEntry]:
     return [any_entry(chance, number) for number in range(1200)]
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["sqlite", "postgresql"])
+async def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     if request.param == "sqlite":
-        yield f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('books') / 'ledger.sqlite3'}"
-    else:
-        with postgres_url() as address:
-            yield address
+        return f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('books') / 'ledger.sqlite3'}"
+    return await emptied(request.getfixturevalue("postgres"))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

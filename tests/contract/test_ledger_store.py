@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,41 +14,13 @@ from sqlalchemy import text
 from gateway.ledger import months
 from gateway.ledger.answers import Period
 from gateway.ledger.errors import LedgerAway, LedgerRefused
-from gateway.ledger.rollups import DAY_MS, HOUR_MS
+from gateway.ledger.rollups import CUTS, DAY_MS, HOUR_MS
 from gateway.ledger.store import SqlStore
 from gateway.types import Content, LedgerEntry
 from tests.support.ledger import NOON, entry, key_record
 from tests.support.pace import allowed
-from tests.support.postgres import postgres_url
 
 DAY = NOON - NOON % DAY_MS
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    with postgres_url() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path / 'ledger.sqlite3'}"
-    address: str = request.getfixturevalue("postgres")
-    store = SqlStore(address)
-    async with store._engine.begin() as connection:
-        await connection.execute(text("DROP SCHEMA public CASCADE"))
-        await connection.execute(text("CREATE SCHEMA public"))
-    await store.close()
-    return address
-
-
-@pytest.fixture
-async def store(url: str) -> AsyncIterator[SqlStore]:
-    made = SqlStore(url)
-    await made.migrate()
-    yield made
-    await made.close()
 
 
 async def test_a_row_comes_back_as_it_was(store: SqlStore) -> None:
@@ -166,6 +136,87 @@ async def test_verify_names_a_rollup_that_is_wrong(store: SqlStore) -> None:
     await store.rebuild()
     assert await store.verify() == []
     assert (await store.totals(Period(NOON, NOON + 3 * DAY_MS))).cost_nano == 5
+
+
+def _full_entry(chance: random.Random, request_id: str) -> LedgerEntry:
+    """Of every kind there is, at the edges of what is counted."""
+    return msgspec.structs.replace(
+        _any_entry(chance, request_id),
+        team=chance.choice(["", "red"]),
+        tags=chance.choice([(), ("x", "y"), ("x", "x"), ("t" * 300,)]),
+        project=chance.choice(["", "p"]),
+        end_user=chance.choice(["", "u", "v"]),
+        duration_ms=chance.choice([0.01, 0.125, 8.0, 3e9, chance.lognormvariate(5, 2)]),
+        tokens_per_s=chance.choice([None, 0.0, 33.3, 1e-3]),
+        completion_tokens=chance.choice([0, 1, 2, 900]),
+        feedback=chance.choice([None, -1.0, 0.0, 0.3335, 1.0]),
+        unpriced=chance.random() < 0.2,
+        incomplete=chance.random() < 0.2,
+        busy_us=chance.randrange(10**9),
+    )
+
+
+async def test_verify_counts_what_the_writer_counts(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(11)
+    await store.append([_full_entry(chance, f"r{n}") for n in range(400)])
+    told: list[tuple[int, int]] = []
+    assert await store.verify(tell=lambda done, total: told.append((done, total))) == []
+    assert told == [(done, 5) for done in range(6)]
+    monkeypatch.setattr("gateway.ledger.verifying._AT_ONCE", 7)
+    monkeypatch.setattr("gateway.ledger.places._MOST", 10)
+    assert await store.verify() == []
+
+
+async def test_verify_finds_one_nano_dollar_in_every_rollup_that_counts_it(store: SqlStore) -> None:
+    chance, row = random.Random(12), {"tags": ("x",), "project": "p", "end_user": "u", "team": "red"}
+    odd = entry("odd", ts_ms=NOON + DAY_MS, **row)
+    await store.append([_full_entry(chance, f"r{n}") for n in range(100)] + [odd])
+    await _do(store, "UPDATE ledger_2026_01 SET cost_nano = cost_nano + 1 WHERE request_id = 'odd'")
+    wrong = await store.verify()
+    found = sorted((each.table, *each.series) for each in wrong)
+    hours = [("rollup_hour", *cut.names) for cut in CUTS if not cut.daily_only]
+    assert found == sorted(hours + [("rollup_day", *cut.names) for cut in CUTS])
+    assert {each.rows.cost_nano - each.rollup.cost_nano for each in wrong if each.rows and each.rollup} == {1}
+    assert all(each.series.get("tag", "x") == "x" and each.series.get("end_user", "u") == "u" for each in wrong)
+
+
+@pytest.mark.parametrize(
+    ("harm", "table"),
+    [
+        ("UPDATE rollup_hour SET latency = ttft WHERE cut = 21", "rollup_hour"),
+        ("UPDATE rollup_day SET ttft = latency WHERE cut = 22", "rollup_day"),
+        ("UPDATE rollup_day SET rating_milli = rating_milli - 1 WHERE cut = 23", "rollup_day"),
+        ("DELETE FROM rollup_hour WHERE cut = 20", "rollup_hour"),
+        ("UPDATE rollup_hour SET series = series + 100000 WHERE cut = 24", "rollup_hour"),
+        ("UPDATE ledger_2026_01 SET series = (SELECT max(id) FROM series)", "ledger"),
+    ],
+)
+async def test_verify_finds_what_was_harmed_and_nothing_else(store: SqlStore, harm: str, table: str) -> None:
+    row: dict[str, Any] = {"tags": ("x",), "project": "p", "end_user": "u", "ttft_ms": 3.0, "feedback": 1.0}
+    await store.append([entry("r1", **row)])
+    await _do(store, harm)
+    assert {each.table for each in await store.verify()} == {table}
+    await store.rebuild()
+    assert await store.verify() == []
+
+
+async def test_verify_runs_while_rows_are_written(store: SqlStore, url: str) -> None:
+    reader, chance = SqlStore.reader(url), random.Random(13)
+    await store.append([_full_entry(chance, f"r{n}") for n in range(200)])
+    verifying = asyncio.create_task(reader.verify())
+    written = 0
+    while not verifying.done() and written < 200:
+        await store.append([_full_entry(chance, f"w{written}-{n}") for n in range(5)])
+        written += 1
+    assert await verifying == []
+    assert written > 1
+    assert await reader.verify() == []
+    await reader.close()
+
+
+async def _do(store: SqlStore, statement: str) -> None:
+    async with store._engine.begin() as connection:
+        await connection.execute(text(statement))
 
 
 async def test_keys_are_put_replaced_and_listed(store: SqlStore) -> None:

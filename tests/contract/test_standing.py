@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import text
 
 from gateway import economics
 from gateway.config import ModelConfig
@@ -15,32 +13,11 @@ from gateway.ledger.rollups import DAY_MS, HOUR_MS
 from gateway.ledger.standing import GAP_MS, Hour
 from gateway.ledger.store import SqlStore
 from tests.support.ledger import NOON, entry
-from tests.support.postgres import postgres_url
 
 MIDNIGHT = NOON - NOON % DAY_MS
 MINUTE = 60_000
 BOX = ModelConfig(name="local-small", local="smollm2-135m-instruct", usd_per_hour=0.04)
 RATE = 40_000_000
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    with postgres_url() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqlStore]:
-    if request.param == "sqlite":
-        made = SqlStore(f"sqlite+aiosqlite:///{tmp_path / 'ledger.sqlite3'}")
-    else:
-        made = SqlStore(request.getfixturevalue("postgres"))
-        async with made._engine.begin() as connection:
-            await connection.execute(text("DROP SCHEMA public CASCADE"))
-            await connection.execute(text("CREATE SCHEMA public"))
-    await made.migrate()
-    yield made
-    await made.close()
 
 
 async def run(store: SqlStore, since: int, until: int, every: int = GAP_MS, model: ModelConfig = BOX) -> None:
@@ -148,3 +125,41 @@ async def test_a_model_without_a_rate_has_no_line(store: SqlStore) -> None:
     free = ModelConfig(name="local-small", local="smollm2-135m-instruct")
     await run(store, NOON, NOON + HOUR_MS, model=free)
     assert await store.standing(0, NOON + DAY_MS) == []
+
+
+async def stood(store: SqlStore, model: ModelConfig, since: int, until: int) -> None:
+    """The clock alone; what requests were charged is counted by whoever asks for it."""
+    for now in (*range(since, until, GAP_MS), until):
+        await store.keep_standing(economics.rates([model]), now, {})
+
+
+async def test_days_say_what_their_hours_say(store: SqlStore) -> None:
+    odd = ModelConfig(name="local-small", local="smollm2-135m-instruct", usd_per_hour=0.000000003)
+    end = NOON + 14 * HOUR_MS + 7 * MINUTE
+    await store.append([entry(f"r{n}", ts_ms=NOON + n * HOUR_MS, cost_nano=2) for n in range(14)])
+    await stood(store, odd, NOON, end)
+    await economics.keep_count(store, [odd], end, hours=15)
+    hours, days = await store.standing(0, 1 << 52), await store.standing_days(0, 1 << 52)
+    assert len(hours) == 15
+    assert {each.start_ms for each in days} == {MIDNIGHT, MIDNIGHT + DAY_MS}
+    assert [(each.wall_ms, each.count) for each in days] == [(HOUR_MS, 12), (7 * MINUTE, 1), (HOUR_MS, 2)]
+    for told in ("wall_nano", "busy_nano", "idle_nano"):
+        assert sum(getattr(each, told) for each in hours) == sum(getattr(each, told) for each in days)
+    assert economics.machines(hours, {}) == economics.machines(days, {})
+
+
+async def test_the_forecast_counts_on_machines_that_stand_idle(store: SqlStore) -> None:
+    """$0.96 a day for the box, of which requests pay a part, and one of 10 cents a day elsewhere."""
+    now = MIDNIGHT + 2 * DAY_MS + 12 * HOUR_MS
+    await stood(store, BOX, MIDNIGHT, now)
+    days = range(2)
+    about: dict[str, Any] = {"model": "big", "served": "hosted", "cost_nano": 100_000_000}
+    await store.append([entry(f"r{day}", ts_ms=NOON + day * DAY_MS, cost_nano=60_000_000) for day in days])
+    await store.append([entry(f"h{day}", ts_ms=NOON + day * DAY_MS, **about) for day in days])
+    await economics.keep_count(store, [BOX], now, hours=60)
+    ahead = await economics.forecast(store, now)
+    assert ahead.spent_nano == 2 * 100_000_000 + 60 * RATE
+    assert ahead.day_nano == 24 * RATE + 100_000_000
+    assert ahead.total_nano == ahead.spent_nano + ahead.day_nano * 57 // 2
+    own = await economics.forecast(store, now, {"key_id": ("k1",)})
+    assert own.spent_nano == 2 * 160_000_000

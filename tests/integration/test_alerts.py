@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,46 +24,16 @@ from gateway.cli.app import app
 from gateway.config import AlertsConfig, EmailConfig, Settings
 from gateway.ledger.rollups import DAY_MS
 from gateway.ledger.store import SqlStore
-from gateway.redis_io import Keys, client
+from gateway.redis_io import Keys
 from gateway.types import NANO
 from tests.support.gateway import gateway, hosted
-from tests.support.inbox import Mailbox, Webhook, mailbox, webhook
+from tests.support.inbox import Mailbox, Webhook, mailbox
 from tests.support.ledger import NOON, entry, key_record
-from tests.support.redis_server import RedisServer
 from tests.support.upstream import Upstream
 from tests.support.visits import settings
 
 KEYS = Keys()
 FINDING = Finding(key="k", kind="budget", title="Budget <!here> & co", text="80 % used")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    started = RedisServer(tmp_path_factory.mktemp("redis")).start()
-    yield started
-    started.kill()
-
-
-@pytest.fixture
-async def redis(server: RedisServer) -> AsyncIterator[Redis]:
-    connection = client(server.url)
-    await connection.flushall()
-    yield connection
-    await connection.aclose()
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
-    made = SqlStore(f"sqlite+aiosqlite:///{tmp_path / 'ledger.sqlite3'}")
-    await made.migrate()
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-def inbox() -> Iterator[Webhook]:
-    with webhook() as received:
-        yield received
 
 
 @pytest.fixture

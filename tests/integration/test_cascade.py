@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import pytest_asyncio
 
 from gateway import cascade
 from gateway.backends.fleet import Answer, Fleet
@@ -19,6 +20,8 @@ from gateway.types import Signals
 from tests.support.gateway import Gateway, gateway, hosted, local
 from tests.support.upstream import Plan, Upstream
 from tests.support.waiting import until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 POLICY: dict[str, Any] = {
     "name": "default",
@@ -40,26 +43,20 @@ def unsure(confidence: float = 0.3, tokens: int = 3, **more: Any) -> Plan:
     return Plan(text=ANSWER, chunks=8, extra=said, **more)
 
 
-@pytest.fixture(scope="module")
-def near_server() -> Iterator[Upstream]:
-    with Upstream.in_thread() as server:
-        yield server
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served(
+    tmp_path_factory: pytest.TempPathFactory, upstream_server: Upstream, near_server: Upstream
+) -> AsyncIterator[Gateway]:
+    models = [local("local-small", near_server.base_url), hosted("big", upstream_server.base_url)]
+    async with gateway(tmp_path_factory.mktemp("gate"), models, [POLICY]) as running:
+        yield running
 
 
-@pytest.fixture
-def near(near_server: Upstream) -> Upstream:
-    """What serves the local model."""
-    near_server.reset()
-    return near_server
-
-
-@pytest.fixture
-async def gate(tmp_path: Path, upstream: Upstream, near: Upstream) -> AsyncIterator[Gateway]:
+@pytest_asyncio.fixture(loop_scope="module")
+async def gate(served: Gateway, upstream: Upstream, near: Upstream) -> Gateway:
     upstream.default = Plan(text="the large model's word")
-    async with gateway(
-        tmp_path, [local("local-small", near.base_url), hosted("big", upstream.base_url)], [POLICY]
-    ) as it:
-        yield it
+    await served.fresh()
+    return served
 
 
 async def asked(gate: Gateway, *, stream: bool, **more: Any) -> tuple[str, str]:
@@ -157,11 +154,16 @@ class Doubtful(Competence):
         return 0.25 if signals.tokens == 24 else 0.95
 
 
+def doubt(gate: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = msgspec.structs.replace(gate.runtime.view, competences={"local-small": Doubtful()})
+    monkeypatch.setattr(gate.runtime, "view", view)
+
+
 @pytest.mark.parametrize(("tokens", "model"), [(24, "big"), (3, "local-small")])
 async def test_a_calibrated_model_is_judged_by_its_chance_of_being_right(
-    gate: Gateway, near: Upstream, tokens: int, model: str
+    gate: Gateway, near: Upstream, tokens: int, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate.runtime.view = msgspec.structs.replace(gate.runtime.view, competences={"local-small": Doubtful()})
+    doubt(gate, monkeypatch)
     opening = {"mean_logprob": -0.1, "min_logprob": -0.2, "uncertain_share": 0.0, "tokens": tokens}
     details = {"mean_logprob": -2.0, "min_logprob": -9.0, "uncertain_share": 1.0, "tokens": 40, "opening": opening}
     near.default = Plan(text=ANSWER, extra={"confidence": 0.6, "confidence_details": details})
@@ -173,8 +175,10 @@ async def test_a_calibrated_model_is_judged_by_its_chance_of_being_right(
     assert (story["raw_confidence"], story["confidence"]) == (0.6, 0.25 if tokens == 24 else 0.95)
 
 
-async def test_without_details_the_bare_confidence_counts(gate: Gateway, near: Upstream) -> None:
-    gate.runtime.view = msgspec.structs.replace(gate.runtime.view, competences={"local-small": Doubtful()})
+async def test_without_details_the_bare_confidence_counts(
+    gate: Gateway, near: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doubt(gate, monkeypatch)
     near.default = unsure(0.9)
 
     assert (await asked(gate, stream=False))[1] == "local-small"

@@ -17,18 +17,12 @@ from gateway.ledger.store import SqlStore
 from gateway.redis_io import client
 from gateway.types import Content
 from tests.support.ledger import NOON, entry, key_record
-from tests.support.postgres import postgres_url
+from tests.support.postgres import emptied
 from tests.support.redis_server import RedisServer
 
 EVER = Period(0, 1 << 52)
 MONTH_MS = 31 * 86_400_000
 WHO = {"user": "planted-user-4711", "key": "planted-key-4711"}
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    with postgres_url() as url:
-        yield url
 
 
 @pytest.fixture
@@ -40,12 +34,9 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 async def store(postgres: str) -> AsyncIterator[SqlStore]:
-    made = SqlStore(postgres)
+    made = SqlStore(await emptied(postgres))
     await made.migrate()
     yield made
-    async with made._engine.begin() as connection:
-        await connection.execute(text("DROP SCHEMA public CASCADE"))
-        await connection.execute(text("CREATE SCHEMA public"))
     await made.close()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -17,7 +16,7 @@ from gateway.ledger.rollups import DAY_MS
 from gateway.ledger.store import SqlStore
 from gateway.types import LedgerEntry
 from tests.support.ledger import NOON, entry
-from tests.support.postgres import postgres_url
+from tests.support.postgres import emptied
 
 NEW = {
     "project",
@@ -32,12 +31,10 @@ NEW = {
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
-        yield f"sqlite+aiosqlite:///{tmp_path / 'ledger.sqlite3'}"
-    else:
-        with postgres_url() as address:
-            yield address
+        return f"sqlite+aiosqlite:///{tmp_path / 'ledger.sqlite3'}"
+    return await emptied(request.getfixturevalue("postgres"))
 
 
 def first_version(connection: Connection, entries: list[LedgerEntry]) -> None:

@@ -4,47 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import pytest
 from redis.asyncio import Redis
 
 from gateway.ledger.answers import Period
 from gateway.ledger.store import SqlStore
 from gateway.ledger.stream import CONSUMER, GROUP, Drain, dead_key
-from gateway.redis_io import Keys, client
+from gateway.redis_io import Keys
 from gateway.types import Content
 from tests.support.ledger import NOON, entry, key_record
-from tests.support.redis_server import RedisServer
 from tests.support.waiting import until
 
 KEYS = Keys()
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    started = RedisServer(tmp_path).start()
-    yield started
-    started.kill()
-
-
-@pytest.fixture
-async def redis(server: RedisServer) -> AsyncIterator[Redis]:
-    connection = client(server.url)
-    yield connection
-    await connection.aclose()
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
-    made = SqlStore(f"sqlite+aiosqlite:///{tmp_path / 'ledger.sqlite3'}")
-    await made.migrate()
-    yield made
-    await made.close()
 
 
 @asynccontextmanager

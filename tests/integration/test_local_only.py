@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -111,19 +111,6 @@ class Outside:
             "log": self.log.getvalue().encode(),
         }
         return [name for name, said in heard.items() if what.encode() in said]
-
-
-@pytest.fixture(scope="module")
-def near_server() -> Iterator[Upstream]:
-    with Upstream.in_thread() as server:
-        yield server
-
-
-@pytest.fixture
-def near(near_server: Upstream) -> Upstream:
-    """What serves the local model."""
-    near_server.reset()
-    return near_server
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,12 @@ from gateway.cli.app import app
 from gateway.config import MonitoringConfig
 from gateway.ledger.rollups import DAY_MS, HOUR_MS
 from gateway.ledger.store import SqlStore
-from gateway.redis_io import Keys, client
+from gateway.redis_io import Keys
 from gateway.types import LedgerEntry
 from gateway.watching import routing
 from gateway.watching.probes import Probes
 from tests.support.gateway import Gateway, gateway, hosted
-from tests.support.inbox import Webhook, webhook
+from tests.support.inbox import Webhook
 from tests.support.ledger import NOON, entry
 from tests.support.redis_server import RedisServer
 from tests.support.upstream import Plan, Upstream
@@ -32,35 +32,6 @@ from tests.support.visits import settings
 
 KEYS = Keys()
 BOUNDS = MonitoringConfig(requests=50, labels=20)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    started = RedisServer(tmp_path_factory.mktemp("redis")).start()
-    yield started
-    started.kill()
-
-
-@pytest.fixture
-async def redis(server: RedisServer) -> AsyncIterator[Redis]:
-    connection = client(server.url)
-    await connection.flushall()
-    yield connection
-    await connection.aclose()
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
-    made = SqlStore(f"sqlite+aiosqlite:///{tmp_path / 'ledger.sqlite3'}")
-    await made.migrate()
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-def inbox() -> Iterator[Webhook]:
-    with webhook() as received:
-        yield received
 
 
 def asked(count: int, at_ms: int, language: str, **changes: Any) -> list[LedgerEntry]:
@@ -195,8 +166,10 @@ async def test_the_command_shows_what_is_known(looked: Gateway) -> None:
     assert "60 requests in the last day, 60 in the week before." in plain.stdout
 
 
-async def test_the_command_says_where_nothing_is_watched(tmp_path: Path, server: RedisServer, redis: Redis) -> None:
-    chosen = settings(tmp_path, redis={"url": server.url})
+async def test_the_command_says_where_nothing_is_watched(
+    tmp_path: Path, shared_redis: RedisServer, redis: Redis
+) -> None:
+    chosen = settings(tmp_path, redis={"url": shared_redis.url})
     told = await asyncio.to_thread(CliRunner().invoke, app, ["router", "watch", "--config", chosen.file])
     assert told.exit_code == 0
     assert "name some in probes.targets" in told.stdout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from gateway.config import Settings, load
 from gateway.ledger.answers import Period
 from gateway.ledger.store import SqlStore
-from gateway.redis_io import Keys, client
+from gateway.redis_io import Keys
 from gateway.types import NANO, LedgerEntry
 from gateway.watching.golden import ANSWER_TOKENS, PROBE_KEY, prompts
 from gateway.watching.probes import Probes, Target, targets
@@ -31,21 +31,6 @@ ROOT = Path(__file__).parents[2]
 KEYS = Keys()
 PROMPTS = len(prompts())
 EVER = Period(0, 1 << 52)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    started = RedisServer(tmp_path_factory.mktemp("redis")).start()
-    yield started
-    started.kill()
-
-
-@pytest.fixture
-async def redis(server: RedisServer) -> AsyncIterator[Redis]:
-    connection = client(server.url)
-    await connection.flushall()
-    yield connection
-    await connection.aclose()
 
 
 @pytest.fixture
@@ -74,10 +59,10 @@ async def known(redis: Redis, name: str = "big") -> Target:
 
 
 async def test_a_swapped_model_is_told_by_the_background_process_and_its_probes_are_in_the_books(
-    tmp_path: Path, server: RedisServer, redis: Redis, up: Upstream
+    tmp_path: Path, shared_redis: RedisServer, redis: Redis, up: Upstream
 ) -> None:
     with webhook() as inbox:
-        configure(tmp_path, server, [hosted("big", up.base_url, api_key="x")], alerts={"webhook": inbox.url})
+        configure(tmp_path, shared_redis, [hosted("big", up.base_url, api_key="x")], alerts={"webhook": inbox.url})
         command = [sys.executable, "-m", "gateway.background", "--config", str(tmp_path / "gateway.yaml")]
         process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stderr=asyncio.subprocess.DEVNULL)
         try:
@@ -110,9 +95,9 @@ async def test_a_swapped_model_is_told_by_the_background_process_and_its_probes_
 
 
 async def test_a_probe_is_reserved_settled_and_paid_from_its_own_purse(
-    tmp_path: Path, server: RedisServer, redis: Redis, up: Upstream
+    tmp_path: Path, shared_redis: RedisServer, redis: Redis, up: Upstream
 ) -> None:
-    settings = configure(tmp_path, server, [hosted("big", up.base_url)])
+    settings = configure(tmp_path, shared_redis, [hosted("big", up.base_url)])
     assert await Probes(redis, KEYS).tick(settings) == []
     written = await rows(redis)
     assert len(written) == up.total == PROMPTS
@@ -128,27 +113,27 @@ async def test_a_probe_is_reserved_settled_and_paid_from_its_own_purse(
 
 
 async def test_answers_are_kept_as_digests_only(
-    tmp_path: Path, server: RedisServer, redis: Redis, up: Upstream
+    tmp_path: Path, shared_redis: RedisServer, redis: Redis, up: Upstream
 ) -> None:
     up.default = Plan(text="zanzibar")
-    await Probes(redis, KEYS).tick(configure(tmp_path, server, [hosted("big", up.base_url)]))
+    await Probes(redis, KEYS).tick(configure(tmp_path, shared_redis, [hosted("big", up.base_url)]))
     kept: Any = await redis.hgetall(f"{KEYS.prefix}probes")
     assert list(kept) == [b"big"]
     assert b"zanzibar" not in kept[b"big"]
 
 
 async def test_nothing_is_asked_that_nobody_named(
-    tmp_path: Path, server: RedisServer, redis: Redis, up: Upstream
+    tmp_path: Path, shared_redis: RedisServer, redis: Redis, up: Upstream
 ) -> None:
-    settings = configure(tmp_path, server, [hosted("big", up.base_url)], probes={"targets": []})
+    settings = configure(tmp_path, shared_redis, [hosted("big", up.base_url)], probes={"targets": []})
     await Probes(redis, KEYS).tick(settings)
     assert up.total == 0
 
 
 async def test_the_budget_of_the_day_bounds_what_rounds_cost(
-    tmp_path: Path, server: RedisServer, redis: Redis, up: Upstream
+    tmp_path: Path, shared_redis: RedisServer, redis: Redis, up: Upstream
 ) -> None:
-    settings = configure(tmp_path, server, [hosted("big", up.base_url)], probes={"usd_per_day": 0.02})
+    settings = configure(tmp_path, shared_redis, [hosted("big", up.base_url)], probes={"usd_per_day": 0.02})
     probes = Probes(redis, KEYS)
     for _ in range(400):
         asked = up.total
@@ -161,29 +146,29 @@ async def test_the_budget_of_the_day_bounds_what_rounds_cost(
 
 
 async def test_a_round_that_costs_more_than_the_day_may_is_not_begun(
-    tmp_path: Path, server: RedisServer, redis: Redis, up: Upstream
+    tmp_path: Path, shared_redis: RedisServer, redis: Redis, up: Upstream
 ) -> None:
-    settings = configure(tmp_path, server, [hosted("big", up.base_url)], probes={"usd_per_day": 0.0001})
+    settings = configure(tmp_path, shared_redis, [hosted("big", up.base_url)], probes={"usd_per_day": 0.0001})
     await Probes(redis, KEYS).tick(settings)
     assert up.total == 0
     assert "above probes.usd_per_day" in (await known(redis)).skipped
 
 
 async def test_a_target_that_takes_no_temperature_is_asked_without(
-    tmp_path: Path, server: RedisServer, redis: Redis, up: Upstream
+    tmp_path: Path, shared_redis: RedisServer, redis: Redis, up: Upstream
 ) -> None:
     up.enqueue(Plan(status=400, error={"error": {"message": "unsupported value", "code": "unsupported_value"}}))
-    await Probes(redis, KEYS).tick(configure(tmp_path, server, [hosted("big", up.base_url)]))
+    await Probes(redis, KEYS).tick(configure(tmp_path, shared_redis, [hosted("big", up.base_url)]))
     assert up.total == PROMPTS + 1
     assert "temperature" not in json.loads(up.requests[-1].body)
     assert (await known(redis)).rounds == 1
 
 
 async def test_a_target_that_fails_is_left_alone_and_nothing_is_learned_from_it(
-    tmp_path: Path, server: RedisServer, redis: Redis, up: Upstream
+    tmp_path: Path, shared_redis: RedisServer, redis: Redis, up: Upstream
 ) -> None:
     up.default = Plan(status=500)
-    await Probes(redis, KEYS).tick(configure(tmp_path, server, [hosted("big", up.base_url)]))
+    await Probes(redis, KEYS).tick(configure(tmp_path, shared_redis, [hosted("big", up.base_url)]))
     told = await known(redis)
     assert (told.rounds, told.skipped) == (0, "none of its answers came")
     assert up.total <= 3
@@ -191,34 +176,38 @@ async def test_a_target_that_fails_is_left_alone_and_nothing_is_learned_from_it(
 
 
 async def test_a_target_that_was_pointed_elsewhere_on_purpose_is_learned_anew_without_an_alarm(
-    tmp_path: Path, server: RedisServer, redis: Redis, up: Upstream
+    tmp_path: Path, shared_redis: RedisServer, redis: Redis, up: Upstream
 ) -> None:
     probes = Probes(redis, KEYS)
     for _ in range(4):
-        await probes.tick(configure(tmp_path, server, [hosted("big", up.base_url)]))
+        await probes.tick(configure(tmp_path, shared_redis, [hosted("big", up.base_url)]))
     assert (await known(redis)).rounds == 4
     up.default = Plan(text="Another voice.")
-    assert await probes.tick(configure(tmp_path, server, [hosted("big", up.base_url, upstream_model="new")])) == []
+    assert (
+        await probes.tick(configure(tmp_path, shared_redis, [hosted("big", up.base_url, upstream_model="new")])) == []
+    )
     told = await known(redis)
     assert (told.rounds, told.changes) == (1, 0)
 
 
 async def test_a_local_model_is_asked_too_and_a_target_no_longer_named_is_forgotten(
-    tmp_path: Path, server: RedisServer, redis: Redis, up: Upstream
+    tmp_path: Path, shared_redis: RedisServer, redis: Redis, up: Upstream
 ) -> None:
     probes = Probes(redis, KEYS)
-    await probes.tick(configure(tmp_path, server, [local("near", up.base_url), hosted("big", up.base_url)]))
+    await probes.tick(configure(tmp_path, shared_redis, [local("near", up.base_url), hosted("big", up.base_url)]))
     assert {row.served for row in await rows(redis)} == {"local", "hosted"}
     assert [target.name for target in await targets(redis, KEYS)] == ["big", "near"]
-    await probes.tick(configure(tmp_path, server, [local("near", up.base_url)]))
+    await probes.tick(configure(tmp_path, shared_redis, [local("near", up.base_url)]))
     assert [target.name for target in await targets(redis, KEYS)] == ["near"]
 
 
 async def test_a_round_is_broken_off_and_every_call_of_it_is_in_the_books(
-    tmp_path: Path, server: RedisServer, redis: Redis, up: Upstream
+    tmp_path: Path, shared_redis: RedisServer, redis: Redis, up: Upstream
 ) -> None:
     up.default = Plan(first_delay_s=0.2)
-    asking = asyncio.create_task(Probes(redis, KEYS).tick(configure(tmp_path, server, [hosted("big", up.base_url)])))
+    asking = asyncio.create_task(
+        Probes(redis, KEYS).tick(configure(tmp_path, shared_redis, [hosted("big", up.base_url)]))
+    )
     await until(lambda: up.total >= 2)
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)

@@ -42,12 +42,6 @@ def scorer() -> ProfiledScorer:
 
 
 @pytest.fixture(scope="module")
-def near_server() -> Iterator[Upstream]:
-    with Upstream.in_thread() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def embedder_server() -> Iterator[Upstream]:
     with Upstream.in_thread() as server:
         yield server

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +26,6 @@ HARD = (
 )
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
 SECRET = {"x-gateway-tags": "confidential"}
-
-
-@pytest.fixture(scope="module")
-def near_server() -> Iterator[Upstream]:
-    with Upstream.in_thread() as server:
-        yield server
-
-
-@pytest.fixture
-def near(near_server: Upstream) -> Upstream:
-    """What serves the local model."""
-    near_server.reset()
-    return near_server
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

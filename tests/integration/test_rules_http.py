@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from gateway.backends.pulse import Load
 from tests.support.gateway import Gateway, gateway, hosted, local
 from tests.support.upstream import Plan, Upstream
 from tests.support.waiting import until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 NO_CACHE = {"exact": False, "semantic": False}
 POLICIES: list[Any] = [
@@ -46,11 +48,11 @@ POLICIES: list[Any] = [
 ]
 
 
-@pytest.fixture
-async def gate(tmp_path: Path, upstream: Upstream) -> AsyncIterator[Gateway]:
-    url = upstream.base_url
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served(tmp_path_factory: pytest.TempPathFactory, upstream_server: Upstream) -> AsyncIterator[Gateway]:
+    url = upstream_server.base_url
     models = [hosted("big", url), hosted("second", url), local("local-small", url)]
-    async with gateway(tmp_path, models, POLICIES) as running:
+    async with gateway(tmp_path_factory.mktemp("gate"), models, POLICIES) as running:
         yield running
 
 

@@ -6,12 +6,12 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 import yaml
 from typer.testing import CliRunner
 
@@ -22,6 +22,8 @@ from gateway.ledger.store import SqlStore
 from gateway.ledger.where import ledger_url
 from tests.support.gateway import Gateway, gateway, hosted, serving
 from tests.support.upstream import Plan, Upstream
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TURNS = 20
 # Cold, dear costs three times what plain does; warm, half of it.
@@ -39,12 +41,11 @@ ORDER = POLICY | {"name": "order", "rules": [{"name": "all", "use": ["plain", "d
 SYSTEM = {"role": "system", "content": "You know this report by heart: " + "one more word " * 2_600}
 
 
-@pytest.fixture
-async def gate(tmp_path: Path, upstream: Upstream) -> AsyncIterator[Gateway]:
-    url = upstream.base_url
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served(tmp_path_factory: pytest.TempPathFactory, upstream_server: Upstream) -> AsyncIterator[Gateway]:
     prices = {"dear": DEAR, "plain": PLAIN, "slight": SLIGHT}
-    models = [hosted(name, url, price=price) for name, price in prices.items()]
-    async with gateway(tmp_path, models, [POLICY, ORDER]) as running:
+    models = [hosted(name, upstream_server.base_url, price=price) for name, price in prices.items()]
+    async with gateway(tmp_path_factory.mktemp("gate"), models, [POLICY, ORDER]) as running:
         yield running
 
 

@@ -20,6 +20,7 @@ from gateway.config import load
 from gateway.http.worker import build_runtime, server_config
 from gateway.runtime import Runtime
 from gateway.types import LedgerEntry
+from gateway.warmth import Warmth
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import until
 
@@ -101,12 +102,14 @@ class Gateway:
         return rows
 
     async def fresh(self) -> None:
-        """As if just started: Redis is empty, and every target is well."""
+        """As if just started: Redis is empty, no conversation is known, and every target is well."""
         runtime, view = self.runtime, self.runtime.view
         await runtime.books.drain()
         await runtime.redis.flushdb()
         runtime.ring.forget()
         runtime.books.tree.load({b"": b""})
+        runtime.semantic.apply({b"purge": b""})
+        runtime.pipeline.warmth = Warmth(runtime.books)
         runtime.view = msgspec.structs.replace(view, fleet=Fleet.build(view.settings))
         await view.fleet.close()
 

@@ -1,4 +1,4 @@
-"""One real Redis for all unit tests of a run, empty for each of them; a test that hurts its Redis starts its own."""
+"""What unit tests of what is kept in Redis stand on."""
 
 from __future__ import annotations
 
@@ -8,15 +8,8 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from gateway.redis_io import Keys, RedisLink, client
+from gateway.redis_io import Keys, RedisLink
 from tests.support.redis_server import RedisServer
-
-
-@pytest.fixture(scope="session")
-def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    started = RedisServer(tmp_path_factory.mktemp("redis")).start()
-    yield started
-    started.kill()
 
 
 @pytest.fixture
@@ -24,14 +17,6 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
     started = RedisServer(tmp_path, fsync="always").start()
     yield started
     started.kill()
-
-
-@pytest.fixture
-async def redis(shared_redis: RedisServer) -> AsyncIterator[Redis]:
-    connection = client(shared_redis.url)
-    await connection.flushall()
-    yield connection
-    await connection.aclose()
 
 
 @pytest.fixture

@@ -85,21 +85,21 @@ class Upstream:
         """Answer the next requests, of one model or of any, with these plans, each once."""
         self._once.setdefault(model, deque()).extend(plans)
 
-    async def wait_for(self, n: int, state: State = "received", *, within: float = 10) -> list[Received]:
+    async def wait_for(self, n: int, state: State = "received", *, within: float = 30) -> list[Received]:
         """Wait until `n` requests in all have reached `state`; returns all that have. Raises TimeoutError."""
         await self.wait_until(lambda: len(self._record.in_state(state)) >= n, within=within)
         return self._record.in_state(state)
 
-    async def wait_until(self, predicate: Callable[[], bool], *, within: float = 10) -> None:
+    async def wait_until(self, predicate: Callable[[], bool], *, within: float = 30) -> None:
         """Wait, on any loop, until `predicate` holds; tried after every change here. Raises TimeoutError."""
         await asyncio.wait_for(asyncio.wrap_future(self._record.when(predicate)), within)
 
-    def wait_for_blocking(self, n: int, state: State = "received", *, within: float = 10) -> list[Received]:
+    def wait_for_blocking(self, n: int, state: State = "received", *, within: float = 30) -> list[Received]:
         """`wait_for`, for a caller without a loop."""
         self.wait_until_blocking(lambda: len(self._record.in_state(state)) >= n, within=within)
         return self._record.in_state(state)
 
-    def wait_until_blocking(self, predicate: Callable[[], bool], *, within: float = 10) -> None:
+    def wait_until_blocking(self, predicate: Callable[[], bool], *, within: float = 30) -> None:
         """`wait_until`, for a caller without a loop."""
         self._record.when(predicate).result(within)
 
