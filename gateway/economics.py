@@ -166,7 +166,7 @@ async def statement(store: SqlStore, since_ms: int, until_ms: int, *, plan_price
     """The books of a period, widened to whole hours. Raises LedgerAway."""
     period = Period(since_ms, until_ms)
     total = await store.totals(period)
-    hours = await store.standing(period.since_ms, period.until_ms)
+    hours = await store.standing_days(period.since_ms, period.until_ms)
     groups: Mapping[str, Measures] = {}
     if hours:
         found = await store.breakdown(period, "model", {"served": ("local", "hosted")}, limit=_MODELS_MAX)
@@ -199,7 +199,7 @@ def _machine(model: str, hours: Sequence[Hour], served: Measures) -> Machine:
     return Machine(
         model=model,
         nano_per_hour=rate,
-        wall_ms=sum(hour.wall_ms for hour in hours),
+        wall_ms=sum(hour.wall_ms * hour.count for hour in hours),
         wall_nano=sum(hour.wall_nano for hour in hours),
         busy_nano=sum(hour.busy_nano for hour in hours),
         idle_nano=sum(hour.idle_nano for hour in hours),
@@ -225,18 +225,31 @@ async def _end_users(store: SqlStore, period: Period, plan_price_usd: float | No
 
 
 async def forecast(store: SqlStore, now_ms: int, where: Where | None = None) -> Forecast:
-    """Where this month's spending is heading: from now on as much a day as on the last whole days, a week at most."""
+    """Where this month's spending is heading: from now on as much a day as on the last whole days, a week at most.
+
+    Of everything, idle machines are part; of what ``where`` narrows it to, they are not: nobody in it asked for them.
+    """
     since_ms, until_ms = month(now_ms)
-    spent = (await store.totals(Period(since_ms, until_ms), where)).cost_nano
     today = now_ms - now_ms % DAY_MS
     week = Period(today - FORECAST_DAYS * DAY_MS, today)
+    idle = {} if where else await _idle(store, min(since_ms, week.since_ms), until_ms)
+    spent = (await store.totals(Period(since_ms, until_ms), where)).cost_nano
+    spent += sum(nano for start, nano in idle.items() if start >= since_ms)
     lately = await store.timeline(week, None, where, step_ms=DAY_MS, brief=True)
-    points = lately.lines[0].points if lately.lines else ()
-    began = next((number for number, point in enumerate(points) if point.requests), len(points))
-    whole = points[began:]
-    day = sum(point.cost_nano for point in whole) // len(whole) if whole else 0
+    days = list(zip(lately.starts, lately.lines[0].points, strict=True))
+    began = next((n for n, (at, point) in enumerate(days) if point.requests or idle.get(at)), len(days))
+    whole = [point.cost_nano + idle.get(at, 0) for at, point in days[began:]]
+    day = sum(whole) // len(whole) if whole else 0
     total = spent + day * (until_ms - now_ms) // DAY_MS if whole else None
     return Forecast(spent_nano=spent, day_nano=day, total_nano=total)
+
+
+async def _idle(store: SqlStore, since_ms: int, until_ms: int) -> dict[int, int]:
+    """What idle machines cost, by the day."""
+    found: dict[int, int] = {}
+    for hours in await store.standing_days(since_ms, until_ms):
+        found[hours.start_ms] = found.get(hours.start_ms, 0) + hours.idle_nano
+    return found
 
 
 def month(now_ms: int) -> tuple[int, int]:

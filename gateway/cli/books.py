@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gateway.config import Settings
     from gateway.economics import Statement
     from gateway.ledger.answers import Difference
+    from gateway.ledger.store import SqlStore
 
 
 def report(
@@ -65,9 +66,21 @@ async def _read(chosen: Settings, period: tuple[int, int], verify: bool) -> _Ans
     try:
         summary = await store.summary(*period)
         told = await statement(store, *period, plan_price_usd=chosen.config.plan_price)
-        return summary, told, await store.verify() if verify else []
+        return summary, told, await _verify(store) if verify else []
     finally:
         await store.close()
+
+
+async def _verify(store: SqlStore) -> list[Difference]:
+    """With a bar of the days done, where there is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("verifying days"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=None)
+        return await store.verify(tell=lambda done, total: progress.update(task, completed=done, total=total))
 
 
 def _told(summary: Mapping[str, Any], told: Statement) -> dict[str, Any]:
@@ -84,5 +97,8 @@ def _print_verdict(verify: bool, wrong: list[Difference]) -> None:
     for one in wrong:
         at = datetime.fromtimestamp(one.start_ms / 1000, UTC).isoformat(timespec="minutes")
         where = ", ".join(f"{name} {value or '–'}" for name, value in one.series.items())
+        if one.table == "ledger":
+            typer.echo(f"ledger {at} ({where}): {one.rows.requests if one.rows else 0} rows carry another's series")
+            continue
         typer.echo(f"{one.table} {at} ({where}): rows say {one.rows}, the rollup {one.rollup}")
     typer.echo(f"{len(wrong)} differences" if wrong else "verified: every rollup equals the rows it sums up")

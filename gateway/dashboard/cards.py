@@ -60,9 +60,7 @@ def _forecast(ahead: Forecast) -> Card:
     if ahead.total_nano is None:
         return Card("forecast", "Forecast, this month", words.NOTHING, "after the first whole day")
     note = f"{words.money(ahead.spent_nano)} so far + {words.money(ahead.day_nano)} a day"
-    exact = (
-        "the daily average of the last whole days, a week at most, to the end of the month (UTC); without idle machines"
-    )
+    exact = "the daily average of the last whole days, a week at most, to the end of the month (UTC)"
     return Card("forecast", "Forecast, this month", words.money(ahead.total_nano), note, exact=exact)
 
 

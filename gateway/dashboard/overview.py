@@ -59,7 +59,7 @@ async def _machines(ask: Ask) -> Sequence[Machine]:
     """What stands there and costs, used or not; nothing of a key owner's."""
     if ask.role == "owner":
         return ()
-    hours = await ask.store.standing(ask.span.since_ms, ask.span.until_ms)
+    hours = await ask.store.standing_days(ask.span.since_ms, ask.span.until_ms)
     if not hours:
         return ()
     where: dict[Dimension, Sequence[str]] = {"served": ("local", "hosted")}

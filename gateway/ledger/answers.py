@@ -157,7 +157,8 @@ class Page(msgspec.Struct, frozen=True):
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
     """A rollup cell that does not say what the rows say; a side is None where that has no such cell.
 
-    ``series`` names the cell: its dimensions and their values.
+    ``series`` names the cell: its dimensions and their values. ``table`` is ``ledger`` where as many rows as ``rows``
+    counts carry the series of other values than theirs, so that no page would find them under these.
     """
 
     table: str

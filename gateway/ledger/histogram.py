@@ -11,9 +11,15 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Histogram = dict[int, int]
 
+WORD_BYTES = 8
 _PER_OCTAVE = 8
 _OFFSET = 3 * _PER_OCTAVE
 _LAST = _OFFSET + 21 * _PER_OCTAVE
@@ -26,6 +32,18 @@ def bucket(milliseconds: float) -> int:
     if milliseconds <= 0.125:
         return 0
     return min(_LAST, math.ceil(_PER_OCTAVE * math.log2(milliseconds)) + _OFFSET)
+
+
+def buckets(milliseconds: NDArray[np.float64]) -> NDArray[np.int64]:
+    """:func:`bucket` of each."""
+    import numpy as np
+
+    place = _PER_OCTAVE * np.log2(np.maximum(milliseconds, 0.125)) + _OFFSET
+    found: NDArray[np.int64] = np.clip(np.ceil(place), 0, _LAST).astype(np.int64)
+    # Two libraries' logarithms may differ in the last bit, which matters on the edge of a bucket only.
+    for at in np.flatnonzero((np.abs(place - np.rint(place)) < 1e-9) & (milliseconds > 0.125)):
+        found[at] = bucket(float(milliseconds[at]))
+    return found
 
 
 def merge(into: Histogram, other: Histogram) -> None:
@@ -70,14 +88,22 @@ def decode(data: bytes) -> Histogram:
     return {word >> _SHIFT: word & _COUNT for word in struct.unpack(f"<{len(data) // 8}Q", data)}
 
 
+def unpacked(encoded: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Buckets and their counts of stored histograms, one after the other."""
+    import numpy as np
+
+    words = np.frombuffer(b"".join(encoded), dtype="<u8")
+    return (words >> np.uint64(_SHIFT)).astype(np.int64), (words & np.uint64(_COUNT)).astype(np.int64)
+
+
 def merged(encoded: Sequence[bytes]) -> Histogram:
     """The sum of stored histograms."""
     if len(encoded) == 1:
         return decode(encoded[0])
     import numpy as np
 
-    words = np.frombuffer(b"".join(encoded), dtype="<u8")
+    places, numbers = unpacked(encoded)
     # Not bincount with weights: those are doubles.
     counts = np.zeros(_LAST + 1, dtype=np.int64)
-    np.add.at(counts, (words >> np.uint64(_SHIFT)).astype(np.intp), (words & np.uint64(_COUNT)).astype(np.int64))
+    np.add.at(counts, places, numbers)
     return {int(index): int(counts[index]) for index in np.flatnonzero(counts)}

@@ -83,28 +83,29 @@ _PROJECT, _USER, _SOURCE, _UNPRICED = _AT["project"], _AT["end_user"], _AT["usag
 _COMPLETION, _CACHE, STATUS = _AT["completion_tokens"], _AT["cache"], _AT["status"]
 _INCOMPLETE = _AT["incomplete"]
 _AMOUNTS = tuple((COUNTERS.index(name), _AT[name]) for name in COUNTERS[4:16])
-_HITS = frozenset(("exact", "semantic", "coalesced"))
-_FINE = frozenset(("ok", "cancelled"))
+HITS = frozenset(("exact", "semantic", "coalesced"))
+FINE = frozenset(("ok", "cancelled"))
 _Picker = Callable[[tuple[str, ...]], tuple[str, ...]]
 
 
-def _picker(source: Cut, target: Cut) -> _Picker:
+def picker(source: Cut, target: Cut) -> _Picker:
     """The values of one cut's dimensions among those of another."""
     at = tuple(source.names.index(name) for name in target.names)
     return itemgetter(*at) if len(at) > 1 else lambda values: (values[at[0]],)
 
 
-_DERIVED = tuple(
-    (source.number, tuple((target.number, _picker(source, target)) for target in targets))
-    for source, targets in (
-        (EVERY, (WITHOUT_KEY, SINGLE[0])),
-        (WITHOUT_KEY, (WITHOUT_TEAM, ALL, *SINGLE[1:])),
-        (WITHOUT_TEAM, (*LEAN[:-2], MODEL_SERVED)),
-        (PROJECT, LEAN[-2:-1]),
-        (TAG, LEAN[-1:]),
-    )
+FOLLOWING = (
+    (EVERY, (WITHOUT_KEY, SINGLE[0])),
+    (WITHOUT_KEY, (WITHOUT_TEAM, ALL, *SINGLE[1:])),
+    (WITHOUT_TEAM, (*LEAN[:-2], MODEL_SERVED)),
+    (PROJECT, LEAN[-2:-1]),
+    (TAG, LEAN[-1:]),
 )
 """Which cuts follow from which, each from the narrowest that is there by then."""
+_DERIVED = tuple(
+    (source.number, tuple((target.number, picker(source, target)) for target in targets))
+    for source, targets in FOLLOWING
+)
 
 
 @dataclass(slots=True)
@@ -124,9 +125,9 @@ class Cell:
         """Add (or, with −1, take away) one row."""
         sums, status, cache = self.sums, row[STATUS], row[_CACHE]
         sums[0] += sign
-        if status not in _FINE:
+        if status not in FINE:
             sums[1] += sign
-        if cache in _HITS:
+        if cache in HITS:
             sums[2] += sign
         elif cache == "miss":
             sums[3] += sign

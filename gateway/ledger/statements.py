@@ -65,6 +65,16 @@ def series_ids(connection: Connection, names: Sequence[str]) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
+def series_values(connection: Connection, ids: Sequence[int]) -> Sequence[Any]:
+    """Id, cut and the value of every dimension, of the series there are of these."""
+    query = f"SELECT id, cut, {', '.join(DIMENSIONS)} FROM series WHERE id "
+    if not ids:
+        return []
+    if is_sqlite(connection):
+        return connection.exec_driver_sql(query + "IN (SELECT value FROM json_each(?))", (_json(ids),)).all()
+    return connection.exec_driver_sql(query + "= ANY($1)", (list(ids),)).all()
+
+
 def statuses(connection: Connection, table: str, ids: Sequence[str], since_ms: int, until_ms: int) -> dict[str, str]:
     """``{request_id: status}`` of the rows there are already, within a time."""
     if is_sqlite(connection):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from sqlalchemy import Connection, delete, func, insert, select
@@ -19,8 +19,9 @@ from gateway.ledger import (
     months,
     pages,
     reading,
+    rebuilding,
+    standing,
     summary,
-    verifying,
     writing,
 )
 from gateway.ledger.answers import (
@@ -40,9 +41,12 @@ from gateway.ledger.definitions import Steps
 from gateway.ledger.errors import LedgerRefused
 from gateway.ledger.rollups import CUTS, DAY_MS, HOUR_MS, SINGLE, Cut
 from gateway.ledger.rows import entry_of, parse
-from gateway.ledger.standing import Hour, hours, keep
+from gateway.ledger.standing import Hour
 from gateway.ledger.tables import keys, ledger, rollup_day, rollup_hour, series, state
 from gateway.types import Content, LedgerEntry
+
+if TYPE_CHECKING:
+    from gateway.ledger.places import Places
 
 _T = TypeVar("_T")
 _EVER = (0, 1 << 53)
@@ -128,9 +132,9 @@ class SqlStore:
 
     async def rebuild(self, since_ms: int = _EVER[0], until_ms: int = _EVER[1]) -> int:
         """Make the rollups of the days in a time from their rows, a day a transaction. Returns how many days."""
-        days = await self._read(verifying.days, since_ms, until_ms)
+        days = await self._read(rebuilding.days, since_ms, until_ms)
         for day in days:
-            await self._write(verifying.rebuild_day, day)
+            await self._write(rebuilding.rebuild_day, day)
         return len(days)
 
     async def forget(self, rows_before_ms: int, now_ms: int) -> list[str]:
@@ -179,13 +183,17 @@ class SqlStore:
         self, rates: Mapping[str, int], now_ms: int, busy_nano: Mapping[int, Mapping[str, int]]
     ) -> None:
         """See :func:`gateway.ledger.standing.keep`."""
-        await self._write(keep, rates, now_ms, busy_nano)
+        await self._write(standing.keep, rates, now_ms, busy_nano)
 
     # Reading
 
     async def standing(self, since_ms: int, until_ms: int) -> list[Hour]:
         """What machines cost by the hour, oldest first."""
-        return await self._read(hours, since_ms, until_ms)
+        return await self._read(standing.hours, since_ms, until_ms)
+
+    async def standing_days(self, since_ms: int, until_ms: int) -> list[Hour]:
+        """See :func:`gateway.ledger.standing.days`."""
+        return await self._read(standing.days, since_ms, until_ms)
 
     async def get(self, request_id: str) -> LedgerEntry | None:
         async with self._reading() as connection:
@@ -280,16 +288,34 @@ class SqlStore:
         """See :func:`gateway.ledger.definitions.spent`."""
         return await self._read(definitions.spent, budget, since_ms, width_ms)
 
-    async def verify(self, since_ms: int = _EVER[0], until_ms: int = _EVER[1]) -> list[Difference]:
+    async def verify(
+        self, since_ms: int = _EVER[0], until_ms: int = _EVER[1], tell: Callable[[int, int], None] | None = None
+    ) -> list[Difference]:
         """Where the rollups do not say what the rows say, day by day; empty when all is right.
 
-        A day is read as it stands at one moment, so it may be asked while rows are written.
+        A day is read as it stands at one moment, so it may be asked while rows are written. ``tell`` is called with
+        the number of days done and that of all days, before the first and after each.
         """
+        from gateway.ledger.places import Places
+
         wrong: list[Difference] = []
-        for day in await self._read(verifying.days, since_ms, until_ms):
-            async with self._reading(snapshot=True) as connection:
-                wrong += await connection.run_sync(verifying.verify_day, day)
+        days, places = await self._read(rebuilding.days, since_ms, until_ms), Places()
+        for done, day in enumerate(days):
+            if tell:
+                tell(done, len(days))
+            found = await self._verify_day(day, places := Places() if places.full else places)
+            if found:  # names that were erased meanwhile are another's now
+                found = await self._verify_day(day, places := Places())
+            wrong += found
+        if tell:
+            tell(len(days), len(days))
         return wrong
+
+    async def _verify_day(self, day: int, places: Places) -> list[Difference]:
+        from gateway.ledger import verifying
+
+        async with self._reading(snapshot=True) as connection:
+            return await connection.run_sync(verifying.verify_day, day, places)
 
     async def _drop_month(self, name: str) -> None:
         if self._engine.dialect.name == "sqlite":

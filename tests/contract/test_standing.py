@@ -6,11 +6,12 @@ import random
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from gateway import economics
 from gateway.config import ModelConfig
 from gateway.ledger.rollups import DAY_MS, HOUR_MS
-from gateway.ledger.standing import GAP_MS, Hour
+from gateway.ledger.standing import GAP_MS, Hour, keep
 from gateway.ledger.store import SqlStore
 from tests.support.ledger import NOON, entry
 
@@ -24,6 +25,16 @@ async def run(store: SqlStore, since: int, until: int, every: int = GAP_MS, mode
     """The background process's minute after minute."""
     for now in range(since, until + 1, every):
         await economics.keep_count(store, [model], now)
+
+
+async def stood(store: SqlStore, model: ModelConfig, since: int, until: int) -> None:
+    """The clock alone, in one transaction; what requests were charged is counted by whoever asks for it."""
+
+    def tick(connection: Connection) -> None:
+        for now in (*range(since, until, GAP_MS), until):
+            keep(connection, economics.rates([model]), now, {})
+
+    await store._write(tick)
 
 
 def adds_up(hours: list[Hour]) -> bool:
@@ -40,7 +51,8 @@ async def test_a_day_of_a_box_that_is_five_percent_busy(store: SqlStore) -> None
     ]
     for start in range(MIDNIGHT, MIDNIGHT + DAY_MS, 6 * HOUR_MS):
         await store.append([one for one in requests if start <= one.ts_ms < start + 6 * HOUR_MS])
-        await run(store, start, start + 6 * HOUR_MS)
+        await stood(store, BOX, start, start + 6 * HOUR_MS)
+        await economics.keep_count(store, [BOX], start + 6 * HOUR_MS, hours=7)
     told = await economics.statement(store, MIDNIGHT, MIDNIGHT + DAY_MS)
     box = told.machines[0]
     assert (box.wall_ms, box.wall_nano) == (DAY_MS, 24 * RATE)
@@ -125,12 +137,6 @@ async def test_a_model_without_a_rate_has_no_line(store: SqlStore) -> None:
     free = ModelConfig(name="local-small", local="smollm2-135m-instruct")
     await run(store, NOON, NOON + HOUR_MS, model=free)
     assert await store.standing(0, NOON + DAY_MS) == []
-
-
-async def stood(store: SqlStore, model: ModelConfig, since: int, until: int) -> None:
-    """The clock alone; what requests were charged is counted by whoever asks for it."""
-    for now in (*range(since, until, GAP_MS), until):
-        await store.keep_standing(economics.rates([model]), now, {})
 
 
 async def test_days_say_what_their_hours_say(store: SqlStore) -> None:
