@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from gateway import log
-from gateway.dashboard import cache, explore, house, overview, rows
+from gateway.dashboard import cache, explore, in_force, overview, requests
 from gateway.dashboard.page import Ask, Page, Wrong
 from gateway.dashboard.reader import Answer, Question
 from gateway.dashboard.render import Renderer, failure, table_csv, whole_json
@@ -17,13 +17,13 @@ from gateway.ledger.store import SqlStore
 PAGES: Mapping[str, Callable[[Ask], Awaitable[Page]]] = {
     "": overview.overview,
     "explore": explore.explore,
-    "requests": rows.requests,
-    "request": rows.request,
-    "live": rows.live,
+    "requests": requests.requests,
+    "request": requests.request,
+    "live": requests.live,
     "cache": cache.cache,
-    "budgets": house.budgets,
-    "policies": house.policies,
-    "models": house.models,
+    "budgets": in_force.budgets,
+    "policies": in_force.policies,
+    "models": in_force.models,
 }
 _KEYS_FRESH_S = 10.0
 _log = log.get(__name__)

@@ -7,7 +7,7 @@ from typing import Any, cast, get_args
 
 from gateway.dashboard import charts, words
 from gateway.dashboard.page import ALONE, DIMENSIONS, Ask, Page, Wrong, dimension, figures
-from gateway.dashboard.rows import requests_table
+from gateway.dashboard.requests import requests_table
 from gateway.dashboard.tables import Column, Table
 from gateway.ledger.answers import Breakdown, Dimension, Measures, Order, Timeline
 
