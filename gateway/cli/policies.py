@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gateway.cli import changes
 from gateway.cli.options import AsJson, Config, print_json, print_table, settings
 from gateway.errors import ConfigError
 
@@ -27,9 +28,13 @@ def check(
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read the configuration and the policies, and run the policies' cases. Secrets written out are errors here."""
+    """Read the configuration and the policies, and run the policies' cases. Secrets written out are errors here.
+
+    Says of each policy where sample prompts would go, and of a changed one what that changes.
+    """
     chosen = settings(config)
     errors, warnings, passed = list(chosen.warnings), [], 0
+    goes: dict[str, dict[str, Any]] = {}
     try:
         policies = _only(chosen, files) if files else _configured(chosen)
         warnings = list(policies.warnings)
@@ -38,9 +43,10 @@ def check(
             right, wrong = _cases(folder / "cases", policies)
             passed += right
             errors += wrong
+        goes = changes.told(chosen, policies)
     except ConfigError as error:
         errors.append(str(error))
-    _say_checked(errors, warnings, passed, as_json)
+    _say_checked(errors, warnings, passed, goes, as_json)
     raise typer.Exit(1 if errors else 0)
 
 
@@ -75,10 +81,13 @@ def _cases(folder: Path, policies: PolicySet) -> tuple[int, list[str]]:
     return len(results) - len(wrong), wrong
 
 
-def _say_checked(errors: list[str], warnings: list[str], passed: int, as_json: bool) -> None:
+def _say_checked(
+    errors: list[str], warnings: list[str], passed: int, goes: dict[str, dict[str, Any]], as_json: bool
+) -> None:
     if as_json:
-        print_json({"errors": errors, "warnings": warnings, "cases_passed": passed})
+        print_json({"errors": errors, "warnings": warnings, "cases_passed": passed, "policies": goes})
         return
+    changes.show(goes)
     for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
     for error in errors:
