@@ -9,34 +9,15 @@ from typing import Any
 import msgspec
 
 from gateway.errors import InvalidRequest
-from gateway.types import NANO, Allowed, Principal, Role
+from gateway.key_definition import KeyDefinition, KeyTerms
+from gateway.types import NANO, Allowed, Principal
 
 PREFIX = "fg-"
 _EVERYTHING = Allowed()
 
 
-class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The definition of an API key. ``hash`` is SHA-256 of the key (keys are random, so no slow hash is needed)."""
-
-    id: str
-    hash: str
-    prefix: str
-    name: str
-    organisation: str = "default"
-    team: str = ""
-    tags: tuple[str, ...] = ()
-    project: str = ""
-    role: Role = "user"
-    models: tuple[str, ...] = ()
-    policies: tuple[str, ...] = ()
-    allowed_tags: tuple[str, ...] = ()
-    rpm: int | None = None
-    tpm: int | None = None
-    concurrency: int | None = None
-    budget_nano: int | None = None
-    created_ms: int = 0
-    expires_ms: int | None = None
-    revoked_ms: int | None = None
+class KeyRecord(KeyDefinition, frozen=True, kw_only=True):
+    """A key as the workers know it."""
 
     def principal(self, *above: Allowed) -> Principal:
         """``above``: what the organisation and the team allow."""
@@ -65,21 +46,10 @@ def hash_key(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-class NewKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class NewKey(KeyTerms, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What may be said when a key is created. ``budget_usd`` is in dollars, ``expires_in_s`` in seconds."""
 
     name: str
-    organisation: str = "default"
-    team: str = ""
-    tags: tuple[str, ...] = ()
-    project: str = ""
-    role: Role = "user"
-    models: tuple[str, ...] = ()
-    policies: tuple[str, ...] = ()
-    allowed_tags: tuple[str, ...] = ()
-    rpm: int | None = None
-    tpm: int | None = None
-    concurrency: int | None = None
     budget_usd: float | None = None
     expires_in_s: float | None = None
 

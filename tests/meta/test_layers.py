@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 # From the ground up. Modules of one layer may know each other, except the stages of a request.
-FOUNDATION = {"types", "errors", "protocols", "yamlfile"}
+FOUNDATION = {"types", "errors", "protocols", "yamlfile", "key_definition"}
 SUPPORT = {
     "config",
     "pricing",
@@ -26,6 +26,7 @@ SUPPORT = {
     "redis_io",
     "events",
     "privacy",
+    "tokenizer",
     "tokens",
     "prompt_bound",
     "recency",
@@ -41,7 +42,10 @@ TOP = {"supervisor", "background", "cli"}
 LAYERS = (FOUNDATION, SUPPORT, STAGES, PASSED_ALONG, PIPELINE, RUNTIME, HOUSE, SURFACE, TOP)
 APART = (STAGES,)
 MAY_KNOW_LOCAL_MODELS = {"supervisor", "cli"}
-NEVER_IN_A_WORKER = ("torch", "llama_cpp", "litellm", "faiss", "sqlalchemy", "sentence_transformers", "transformers")
+NEVER_IN_A_WORKER = (
+    *("torch", "llama_cpp", "litellm", "faiss", "sqlalchemy", "sentence_transformers", "transformers"),
+    "tiktoken",
+)
 
 
 def modules(package: str) -> Iterator[Path]:
