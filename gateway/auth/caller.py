@@ -85,6 +85,8 @@ async def authenticate(config: AuthConfig, ring: KeyRing, peer: Peer) -> Princip
             raise Overloaded(message, code="key_store_unavailable", retry_after=1.0) from None
     if anonymous_allowed(config, peer):
         return ANONYMOUS
+    if anonymous_allowed(config, msgspec.structs.replace(peer, method="GET")):  # only how it is sent is wrong
+        raise Unauthenticated("without an API key the content-type must be application/json")
     raise Unauthenticated("an API key is needed: Authorization: Bearer fg-…")
 
 

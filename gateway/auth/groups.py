@@ -57,7 +57,7 @@ class GroupStore:
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis, self._keys = redis, keys
 
-    async def put(self, **given: Any) -> dict[str, Any]:
+    async def put(self, /, **given: Any) -> dict[str, Any]:
         """Make or replace one. Raises InvalidRequest."""
         try:
             group = msgspec.convert({"created_ms": int(time.time() * 1000), **given}, Group)

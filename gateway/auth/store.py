@@ -39,7 +39,7 @@ class KeyStore:
         await self._put(record)
         return {"key": key, **public(record)}
 
-    async def update(self, key_id: str, **changes: Any) -> dict[str, Any]:
+    async def update(self, key_id: str, /, **changes: Any) -> dict[str, Any]:
         """Change what a key may do; every key of the id that still works is changed. Fields as in :meth:`create`.
 
         Raises:

@@ -27,7 +27,7 @@ class BudgetStore:
     def __init__(self, redis: Redis, keys: Keys | None = None) -> None:
         self._redis, self._keys = redis, keys or Keys()
 
-    async def create(self, **given: Any) -> dict[str, Any]:
+    async def create(self, /, **given: Any) -> dict[str, Any]:
         """A new budget, counted from now on. ``limit_usd`` is in dollars; the rest as :class:`Budget` has it.
 
         Raises:
@@ -37,7 +37,7 @@ class BudgetStore:
         await self.put(made)
         return made.public()
 
-    async def update(self, budget_id: str, **changes: Any) -> dict[str, Any]:
+    async def update(self, budget_id: str, /, **changes: Any) -> dict[str, Any]:
         """Change what may be spent, told or asked. Whom and what time it is for stays: make another one for that.
 
         Raises:

@@ -47,10 +47,12 @@ def normalise(text: str) -> str | None:
     of names that are words as well ("Turkey"), and in Turkish. A question is one without its question mark, too, where
     its first word says so.
     """
-    if not text.isascii():
-        text = text.translate(_FORMS)
     text = text.strip()
-    if len(text) > _NORMAL_MAX or _PROTECTED.search(text):
+    if len(text) > _NORMAL_MAX:
+        return None
+    if not text.isascii():
+        text = text.translate(_FORMS).strip()
+    if _PROTECTED.search(text):
         return None
     words = unicodedata.normalize("NFC", text).split()
     return _cased(words, " ".join(words)) if words else ""

@@ -48,13 +48,13 @@ class Access:
         if found is not None and found.role != "owner":
             return Visitor(found.role, by_cookie=True)
         if found is not None and (holder := await self._holder(found.subject)) is not None:
-            return _of_key(holder, by_cookie=True)
+            return of_principal(holder, by_cookie=True)
         token = bearer(headers_of(request.scope))
         if is_admin(self._runtime.view.settings.config.auth, token):
             return Visitor("admin")
         if token.startswith(PREFIX):
             holder = await self._holder(hash_key(token))
-            return None if holder is None else _of_key(holder)
+            return None if holder is None else of_principal(holder)
         return Visitor("guest") if may_look(self._runtime, request.scope) else None
 
     async def sign_in(self, presented: str) -> str | None:
@@ -76,8 +76,10 @@ class Access:
             return None
 
 
-def _of_key(holder: Principal, *, by_cookie: bool = False) -> Visitor:
+def of_principal(holder: Principal, *, by_cookie: bool = False) -> Visitor:
     """A key may carry a role; one that does not shows what it has done itself."""
+    if holder.admin:
+        return Visitor("admin")
     if holder.role == "user":
         return Visitor("owner", holder.key_id, by_cookie)
     return Visitor(holder.role, by_cookie=by_cookie)

@@ -1,4 +1,7 @@
-"""``/dashboard``: addresses and forms. Pages are made by a process of their own (:mod:`gateway.dashboard.reader`)."""
+"""``/dashboard``: addresses and forms, and ``/admin/spend``, which is a page for programs.
+
+Pages are made by a process of their own (:mod:`gateway.dashboard.reader`).
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,11 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from gateway.dashboard import session, words
-from gateway.dashboard.access import Access, Visitor, own_form
+from gateway.dashboard.access import Access, Visitor, of_principal, own_form
 from gateway.dashboard.facts import Facts
 from gateway.dashboard.reader import Form, Question, Reader, error_body
 from gateway.errors import ConfigError
+from gateway.http.peer import require_role
 from gateway.ledger.errors import LedgerAway
 from gateway.ledger.where import ledger_url
 
@@ -57,6 +61,7 @@ class Dashboard:
 
     def routes(self) -> list[Route]:
         return [
+            Route("/admin/spend", self.spend, methods=["GET"]),
             Route("/dashboard", self.page, methods=["GET"]),
             Route("/dashboard/static/{name}", self.static, methods=["GET"]),
             Route("/dashboard/sign-in", self.sign_in, methods=["GET", "POST"]),
@@ -84,6 +89,14 @@ class Dashboard:
             return _error(401, "sign in at /dashboard, or send the admin key as a bearer token", "not_signed_in")
         if name is None or (name in ("cache", "policies") and visitor.role == "owner"):
             return self._failure(404, f"there is no page {request.url.path}", "not_found", form, visitor)
+        return await self._answered(name, form, query, visitor)
+
+    async def spend(self, request: Request) -> Response:
+        """``/admin/spend``: what Explore shows, for programs, by the rules of ``/admin``."""
+        visitor = of_principal(await require_role(self._runtime, request.scope, owner=True))
+        return await self._answered("explore", "json", _asked(request)[2], visitor)
+
+    async def _answered(self, name: str, form: Form, query: dict[str, str], visitor: Visitor) -> Response:
         question = Question(
             page=name,
             form=form,

@@ -21,6 +21,7 @@ from gateway.http.definitions import Definitions
 from gateway.http.experiments import Experiments
 from gateway.http.health import Health
 from gateway.http.meta import Meta
+from gateway.http.middleware import RequestId
 from gateway.http.watching import WatchDesk
 from gateway.reload import Reloader
 
@@ -40,7 +41,7 @@ def create_app(runtime: Runtime) -> ASGIApp:
     Chat completions go straight to their endpoint: Starlette's stack costs a twentieth of such a request.
     """
     chat: ASGIApp = ChatEndpoint(runtime)
-    rest = _rest(runtime)
+    rest = RequestId(_rest(runtime))
     if runtime.telemetry is not None:
         from gateway.tracing import traced
 

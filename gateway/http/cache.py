@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _LATELY_MS, _HITS_MAX, _TAIL = 7 * 86_400_000, 20, 2_000
 _SELECTORS = ("key", "tag", "entry")
+_AGE_MAX_S = 3_153_600_000
 
 
 class _Feedback(msgspec.Struct, forbid_unknown_fields=True):
@@ -162,7 +163,7 @@ def _which(body: dict[str, Any]) -> Which:
     for name, value in body.items():
         if not isinstance(value, str) or not value:
             raise InvalidRequest(f"'{name}' must be a string", param=name)
-    if age is not None and (not isinstance(age, int | float) or isinstance(age, bool) or age < 0):
-        raise InvalidRequest("'older_than_s' must be seconds", param="older_than_s")
+    if age is not None and (not isinstance(age, int | float) or isinstance(age, bool) or not 0 <= age <= _AGE_MAX_S):
+        raise InvalidRequest("'older_than_s' must be seconds, at most a century", param="older_than_s")
     before = None if age is None else int((time.time() - age) * 1000)
     return Which(**body, before_ms=before)

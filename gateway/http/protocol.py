@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, cast
@@ -23,6 +24,7 @@ WHOLE = "farthing.whole"
 """
 
 _HEAD_MAX = 64 * 1024
+_UPGRADE = re.compile(rb"(?i)(?<=\n)upgrade:")
 _LINGER_S = 1.0
 _MESSAGE = "the request could not be read: it is malformed, or its headers are larger than 64 KiB"
 _BODY = json.dumps(
@@ -51,6 +53,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._refused:
             return
         self._ended = False
+        if self._in_head and (b"pgrade:" in data or b"PGRADE:" in data):
+            data = _unoffered(data)
         super().data_received(data)
         if not self._in_head or self._ended:  # what came with the end of a message is mostly that message's body
             self._unfinished = 0
@@ -96,6 +100,14 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self.transport.write_eof()
         self.loop.call_later(_LINGER_S, self.transport.close)
+
+
+def _unoffered(data: bytes) -> bytes:
+    """Without the offer of another protocol, which may be passed over (RFC 9110, 7.8): the parser would take what
+    follows for that protocol. Java's client offers HTTP/2 with each first request, curl does with ``--http2``.
+    """
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"x-offer:", head) + end + rest
 
 
 async def _reply(cycle: RequestResponseCycle, headers: Iterable[tuple[str, str]], body: bytes) -> None:

@@ -181,6 +181,31 @@ async def test_what_is_not_http_is_refused(gate: Gateway, upstream: Upstream) ->
     await untouched(gate, upstream)
 
 
+@pytest.mark.parametrize("offer", [b"Upgrade: h2c", b"upgrade: websocket", b"UPGRADE: TLS/1.2"])
+async def test_the_offer_of_another_protocol_is_passed_over(gate: Gateway, offer: bytes) -> None:
+    """Java's client makes one with its first request, and curl --http2."""
+    body = json.dumps(
+        {"model": "auto", "messages": [{"role": "user", "content": "Upgrade: me\r\nupgrade: too"}]}
+    ).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: Upgrade, HTTP2-Settings\r\n" + offer
+    sent = b"\r\nhttp2-settings: AAEAAEAAAAIAAAAB\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+
+    status, answer = await spoken(gate, head + sent % (len(body), body))
+
+    assert (status, json.loads(answer)["choices"][0]["message"]["content"]) == (
+        200,
+        "You said: Upgrade: me\r\nupgrade: too",
+    )
+
+
+async def test_without_a_key_the_content_type_that_is_missing_is_named(gate: Gateway, upstream: Upstream) -> None:
+    reply = await gate.http.post("/v1/chat/completions", content=json.dumps({"model": "auto", "messages": HI}))
+
+    assert reply.status_code == 401
+    assert "content-type must be application/json" in error_of(reply.status_code, reply.text)["message"]
+    await untouched(gate, upstream)
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [

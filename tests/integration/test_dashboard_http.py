@@ -343,3 +343,21 @@ def test_an_hour_lists_its_requests_a_page_at_a_time(looked: Looked, admin: http
             break
         address = following[1].replace("&amp;", "&")
     assert seen == [f"page-{n:03d}" for n in range(149, -1, -1)]
+
+
+def test_spending_for_programs(looked: Looked) -> None:
+    def spend(token: str, query: str = "") -> httpx.Response:
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        return httpx.get(f"{looked.url}/admin/spend{query}", headers=headers, timeout=60.0)
+
+    told = spend(ADMIN, "?period=today&by=key_id").json()
+    assert Decimal(str(told["figures"]["cost_usd"])) == Decimal(sum(123_456_789 + n for n in range(20))) / NANO
+    assert {row["value"] if "value" in row else row["name"] for row in told["tables"]["by_key_id"]} == {"k1", "k2"}
+    assert spend(ADMIN, "?period=today&key_id=k1").json()["figures"]["requests"] == 10
+    viewer, own = looked.key("auditor", role="viewer")[0], looked.key("own")[0]
+    assert spend(viewer, "?period=today").json()["figures"] == told["figures"]
+    assert spend(own, "?period=today").json()["figures"]["requests"] == 0
+    assert spend(own, "?period=today&key_id=k1").json()["figures"]["requests"] == 0
+    for token, query, status in (("", "", 401), ("fg-nobody", "", 401), (ADMIN, "?period=sometime", 400)):
+        reply = spend(token, query)
+        assert (reply.status_code, reply.json()["error"].keys()) == (status, {"message", "type", "param", "code"})

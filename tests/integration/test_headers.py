@@ -223,3 +223,21 @@ async def test_a_request_nobody_made_is_told_from_one_that_cannot_be_looked_up(g
 
     assert (before.status_code, before.json()["error"]["code"]) == (503, "ledger_unavailable")
     assert (after.status_code, after.json()["error"]["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/models", 200),
+        ("GET", "/v1/models/none", 404),
+        ("GET", "/v1/none", 404),
+        ("PUT", "/v1/feedback", 405),
+    ],
+)
+async def test_replies_of_every_other_path_have_an_id_too(gate: Gateway, method: str, path: str, status: int) -> None:
+    replies = [await gate.http.request(method, path) for _ in range(2)]
+
+    assert {reply.status_code for reply in replies} == {status}
+    ids = {reply.headers["x-gateway-request-id"] for reply in replies}
+    assert len(ids) == 2
+    assert all(re.fullmatch(r"req_[0-9a-f]{24}", one) for one in ids)

@@ -169,6 +169,7 @@ def test_whatever_is_accepted_can_be_worked_with(messages: list[Any], more: dict
 
 
 @given(st.binary(max_size=60))
+@settings(deadline=None)
 def test_arbitrary_bytes_are_refused_and_nothing_worse(raw: bytes) -> None:
     refused(raw)
 
