@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import ipaddress
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -18,7 +19,16 @@ from gateway.yamlfile import Document
 
 _ENV = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}")
 _LONGEST_PART = 40
+_LONGEST_NAME = 256
 _SECRET_KEYS = {"api_key", "admin_key", "password", "webhook"}
+_HTTP = ("http", "https")
+_ADDRESSES = (
+    ("redis", "url", ("redis", "rediss", "unix")),
+    ("ledger", "url", ("postgresql+asyncpg", "sqlite+aiosqlite")),
+    ("embedder", "url", _HTTP),
+    ("alerts", "webhook", _HTTP),
+    ("telemetry", "otlp", _HTTP),
+)
 Provider = Literal["openai", "openai_compatible", "litellm", "local"]
 
 
@@ -30,9 +40,9 @@ class ServerConfig(Strict, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 8080
     workers: int = 1
-    max_body_bytes: int = 10 * 1024 * 1024
-    max_concurrent: int = 2000
-    drain_seconds: float = 10.0
+    max_body_bytes: Annotated[int, msgspec.Meta(ge=1)] = 10 * 1024 * 1024
+    max_concurrent: Annotated[int, msgspec.Meta(ge=1)] = 2000
+    drain_seconds: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 10.0
 
 
 class RedisConfig(Strict, frozen=True, kw_only=True):
@@ -175,15 +185,15 @@ class ModelConfig(Strict, frozen=True, kw_only=True):
     base_url: str | tuple[str, ...] | None = None
     api_key: str | None = None
     price: PriceConfig | tuple[PriceConfig, ...] | None = None
-    usd_per_hour: float = 0.0
+    usd_per_hour: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     engine: EngineConfig = EngineConfig()
-    context: int | None = None
+    context: Annotated[int, msgspec.Meta(ge=1)] | None = None
     knowledge_cutoff: date | None = None
     supports: tuple[Literal["tools", "vision", "json"], ...] | None = None
-    connect_timeout: float = 2.0
-    timeout: float = 600.0
-    first_byte_timeout: float = 120.0
-    max_retries: int = 2
+    connect_timeout: Annotated[float, msgspec.Meta(gt=0)] = 2.0
+    timeout: Annotated[float, msgspec.Meta(gt=0)] = 600.0
+    first_byte_timeout: Annotated[float, msgspec.Meta(gt=0)] = 120.0
+    max_retries: Annotated[int, msgspec.Meta(ge=0)] = 2
 
     @property
     def is_local(self) -> bool:
@@ -411,6 +421,8 @@ def _check(config: GatewayConfig, document: Document) -> None:
         if model.name in seen:
             raise document.error(f"model '{model.name}' is defined twice", at, "name")
         seen.add(model.name)
+        if not 0 < len(model.name) <= _LONGEST_NAME or not model.name.isprintable():
+            raise document.error(f"a name has 1 to {_LONGEST_NAME} printable characters", at, "name")
         if model.name == "auto" or model.name.startswith("auto:"):
             raise document.error("'auto' is reserved for policies", at, "name")
         if (model.local is None) == (model.provider is None):
@@ -421,8 +433,8 @@ def _check(config: GatewayConfig, document: Document) -> None:
             raise document.error("several servers need provider openai_compatible", at, "base_url")
         if model.provider == "litellm" and not model.upstream_model:
             raise document.error("provider litellm needs 'upstream_model'", at)
-        if any(number < 0 for price in model.prices for number in _numbers(price)):
-            raise document.error("a price cannot be negative", at, "price")
+        if any(not 0 <= number < math.inf for price in model.prices for number in _numbers(price)):
+            raise document.error("a price cannot be negative, infinite or no number", at, "price")
         if len({price.since for price in model.prices}) < len(model.prices):
             raise document.error("two prices hold from the same day: give each a 'from' of its own", at, "price")
     known = seen or {model.name for model in DEFAULT_MODELS}
@@ -435,10 +447,25 @@ def _check(config: GatewayConfig, document: Document) -> None:
         raise document.error(reason, ".cache", "cross_encoder")
     if config.cache.judge is not None and config.cache.judge.model not in known:
         raise document.error(f"cache.judge names '{config.cache.judge.model}', which is no model", ".cache", "judge")
+    _check_addresses(config, document)
     if config.server.workers < 1:
         raise document.error("at least one worker is needed", ".server", "workers")
     if not 0 <= config.server.port <= 65535:
         raise document.error("a port is 0..65535", ".server", "port")
+
+
+def _check_addresses(config: GatewayConfig, document: Document) -> None:
+    """Addresses that nothing could be reached by; one with a variable in it is seen to when it is used."""
+    written = [(f".{part}", key, getattr(getattr(config, part), key), schemes) for part, key, schemes in _ADDRESSES]
+    for index, model in enumerate(config.models):
+        written += [(f".models[{index}]", "base_url", url, _HTTP) for url in model.base_urls]
+        written.append((f".models[{index}]", "url", model.url, _HTTP))
+    if (beside := config.cache.cross_encoder) is not None:
+        written.append((".cache.cross_encoder", "url", beside.url, _HTTP))
+    for at, key, address, schemes in written:
+        if address and not _ENV.search(address) and address.partition("://")[0] not in schemes:
+            known = " or ".join(f"{scheme}://" for scheme in schemes)
+            raise document.error(f"an address begins with {known}", at, key)
 
 
 def _numbers(written: Any) -> Iterator[float]:

@@ -12,6 +12,8 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from gateway import log
 from gateway.backends.fleet import Fleet
 from gateway.cache import recalibrated
@@ -206,10 +208,13 @@ class Reloader:
         settings = load(old.settings.file or None)
         new, now = settings.config, old.settings.config
         fixed = settings.data_dir == old.settings.data_dir and new.redis == now.redis and new.embedder == now.embedder
-        if not fixed or new.cache.cross_encoder != now.cache.cross_encoder:
-            reason = "data_dir, redis.url, embedder and cache.cross_encoder take effect at a restart, not at a reload"
-            raise ConfigError(reason, file=settings.file)
-        return build_view(settings, self._runtime.metrics, old)
+        if not fixed or new.ledger.url != now.ledger.url or new.cache.cross_encoder != now.cache.cross_encoder:
+            names = "data_dir, redis.url, ledger.url, embedder and cache.cross_encoder"
+            raise ConfigError(f"{names} take effect at a restart, not at a reload", file=settings.file)
+        # Where we listen decides who may be anonymous, and stays what it is.
+        bound = msgspec.structs.replace(new.server, host=now.server.host, port=now.server.port)
+        config = msgspec.structs.replace(new, server=bound)
+        return build_view(msgspec.structs.replace(settings, config=config), self._runtime.metrics, old)
 
     async def watch(self) -> None:
         """Reload when gateway.yaml or a policy file changes. Runs until cancelled."""
@@ -247,6 +252,6 @@ async def _drained(fleet: Fleet, gone: asyncio.Event, watch: weakref.ref[View]) 
 def _file_stamp(path: Path) -> tuple[str, int, int]:
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except OSError:
         return str(path), 0, 0
     return str(path), found.st_mtime_ns, found.st_size

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from gateway.protocols import Embedder, LedgerStore
 
 _RECENT_MAX = 2_000
+_REPLAY_S = 0.5
 _HEARTBEAT_S = 2.0
 _ALIVE_MS = 6_000
 _TAIL = 2_000
@@ -199,11 +200,14 @@ class Runtime:
 
     async def _replay_spool(self) -> None:
         while True:
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(_REPLAY_S)
             if self.books.spool.waiting and self.link.connected:
-                with contextlib.suppress(RedisAway):
-                    count = await self.books.replay_spool()
-                    _log.info("spool replayed", rows=count)
+                try:
+                    _log.info("spool replayed", rows=await self.books.replay_spool())
+                except RedisAway:
+                    continue
+                except Exception:  # the task's edge: what is spooled is kept, and tried again
+                    _log.exception("the spool could not be replayed")
 
     async def _tend_index(self) -> None:
         if self.embedder is not None:

@@ -1,7 +1,8 @@
 """Settlements on disk while Redis is away: one fsynced JSON line each, replayed when it is back.
 
 A worker owns one file and holds its lock; a file whose lock is free belonged to a worker that is gone, and the
-background process replays it. Settling is idempotent, so a file may be replayed from its start after a crash.
+background process replays it. Settling is idempotent, so a file may be replayed from its start after a crash. What
+a full disk refuses waits in memory, for room or for Redis.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from gateway import log
 from gateway.budget.reservations import Settlement, settle_call
 from gateway.redis_io import Keys
 
@@ -22,24 +24,42 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 
+RETRY_S = 1.0
+UNWRITTEN_MAX = 10_000
+_log = log.get(__name__)
+
+
 class Spool:
-    """Append-only file of settlements of one worker; concurrent appends share an fsync."""
+    """Append-only file of settlements of one worker; concurrent appends share an fsync. ``waiting``: how many."""
 
     def __init__(self, folder: Path, worker: str) -> None:
         self.path = folder / f"{worker}.jsonl"
         self.waiting = 0
         self._file: int | None = None
         self._lines: list[bytes] = []
+        self._full_until = 0.0
         self._writing = asyncio.Lock()
 
     async def append(self, settlement: Settlement) -> None:
-        """Keep a settlement; it is on disk when this returns."""
+        """Keep a settlement; it is on disk when this returns, or in memory where the disk takes nothing."""
+        if len(self._lines) >= UNWRITTEN_MAX:
+            _log.error("a settlement is lost: Redis is away and the disk full", request=settlement.entry.request_id)
+            return
         self.waiting += 1
         self._lines.append(msgspec.json.encode(settlement) + b"\n")
         async with self._writing:
-            if self._lines:
-                lines, self._lines = self._lines, []
-                await asyncio.to_thread(self._write, b"".join(lines))
+            if self._lines and asyncio.get_running_loop().time() >= self._full_until:
+                await self._write_all()
+
+    async def _write_all(self) -> None:
+        lines = list(self._lines)
+        try:
+            await asyncio.to_thread(self._write, b"".join(lines))
+        except OSError as error:
+            self._full_until = asyncio.get_running_loop().time() + RETRY_S
+            _log.error("settlements wait in memory: the disk takes none", reason=str(error), waiting=len(lines))
+        else:
+            del self._lines[: len(lines)]
 
     def _write(self, data: bytes) -> None:
         if self._file is None:
@@ -67,20 +87,31 @@ class Spool:
     async def replay(self, settle: Callable[[Settlement], Awaitable[object]]) -> int:
         """Hand every kept settlement to ``settle`` in order, then empty the file. Returns how many.
 
-        Raises whatever ``settle`` raises (RedisAway); the file is then as it was.
+        Raises whatever ``settle`` raises (RedisAway); what is kept is then as it was.
         """
         async with self._writing:
-            if self._file is None or not self.waiting:
-                return 0
-            kept = os.pread(self._file, os.fstat(self._file).st_size, 0).splitlines()
+            unwritten = list(self._lines)
+            kept = self._on_disk() + unwritten
             for line in kept:
                 await settle(msgspec.json.decode(line, type=Settlement))
-            os.ftruncate(self._file, 0)
+            if self._file is not None:
+                os.ftruncate(self._file, 0)
+            del self._lines[: len(unwritten)]
             self.waiting = len(self._lines)
             return len(kept)
 
+    def _on_disk(self) -> list[bytes]:
+        if self._file is None:
+            return []
+        return os.pread(self._file, os.fstat(self._file).st_size, 0).splitlines()
+
     def close(self) -> None:
         """Let go of the file; an empty one is removed, a full one is left for the background process."""
+        if self._lines:
+            try:
+                self._write(b"".join(self._lines))
+            except OSError as error:
+                _log.error("settlements are lost: the disk takes none", lost=len(self._lines), reason=str(error))
         if self._file is None:
             return
         if os.fstat(self._file).st_size == 0:

@@ -113,7 +113,21 @@ class TestModels:
             ("{name: 'auto:x', local: a}", "'auto' is reserved for policies"),
             ("{name: m, provider: openai_compatible}", "provider openai_compatible needs 'base_url'"),
             ("{name: m, provider: litellm}", "provider litellm needs 'upstream_model'"),
-            ("{name: m, provider: openai, price: {input: -1, output: 1}}", "a price cannot be negative"),
+            (
+                "{name: m, provider: openai, price: {input: -1, output: 1}}",
+                "a price cannot be negative",
+            ),
+            ("{name: m, provider: openai_compatible, base_url: '10.0.0.7:8000/v1'}", "begins with http:// or https://"),
+            (
+                "{name: m, provider: openai_compatible, base_url: [http://a/v1, b/v1]}",
+                "begins with http:// or https://",
+            ),
+            ("{name: m, local: a, url: 'ftp://a'}", "begins with http:// or https://"),
+            ("{name: m, local: a, usd_per_hour: -1}", ">= 0"),
+            ("{name: m, provider: openai, timeout: 0}", "> 0"),
+            ("{name: m, provider: openai, price: {input: .nan, output: 1}}", "infinite or no number"),
+            ("{name: '', local: a}", "a name has 1 to 256 printable characters"),
+            ('{name: "a\\nb", local: a}', "a name has 1 to 256 printable characters"),
             ("{name: m, provider: azure}", "Invalid enum value 'azure'"),
             ("{name: m, provider: openai, api_kye: x}", "unknown key 'api_kye' (did you mean 'api_key'?)"),
         ],
@@ -137,11 +151,23 @@ class TestModels:
         ("server: {prot: 1}", r"unknown key 'prot' \(did you mean 'port'\?\)"),
         ("sever: {}", r"unknown key 'sever' \(did you mean 'server'\?\)"),
         ("server: 3", "Expected `object`, got `int`"),
+        ("server: {max_concurrent: 0}", ">= 1"),
+        ("server: {drain_seconds: .inf}", "<= 86400"),
+        ("redis: {url: 'localhost:6379'}", "begins with redis:// or rediss:// or unix://"),
+        ("ledger: {url: 'postgresql://h/db'}", r"begins with postgresql\+asyncpg://"),
+        ("embedder: {url: 'localhost:9/v1'}", "begins with http:// or https://"),
+        ("alerts: {webhook: 'hooks.slack.com/x'}", "begins with http:// or https://"),
+        ("telemetry: {otlp: 'localhost:4317'}", "begins with http:// or https://"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         written(tmp_path, text)
+
+
+def test_an_address_with_a_variable_is_seen_to_where_it_is_used(tmp_path: Path) -> None:
+    text = "models:\n  - {name: m, provider: openai_compatible, base_url: '${HOST_OF_M}/v1'}\n"
+    assert written(tmp_path, text).config.models[0].base_urls == ("/v1",)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -130,6 +130,22 @@ async def test_where_redis_is_changes_only_at_a_restart(reloader: Reloader, tmp_
         await reloader.reload()
 
 
+async def test_where_the_books_are_changes_only_at_a_restart(reloader: Reloader, tmp_path: Path) -> None:
+    rewrite(tmp_path, ledger={"url": "postgresql+asyncpg://127.0.0.1/books"})
+    with pytest.raises(ConfigError, match=r"ledger\.url.*take effect at a restart"):
+        await reloader.reload()
+
+
+async def test_a_bind_that_is_written_down_anew_opens_nothing_to_the_anonymous(
+    reloader: Reloader, runtime: Runtime, tmp_path: Path
+) -> None:
+    bound = runtime.view.settings.config.server
+    rewrite(tmp_path, server={"host": "127.0.0.2", "port": 9, "max_concurrent": 7})
+    await reloader.reload()
+    server = runtime.view.settings.config.server
+    assert (server.host, server.port, server.max_concurrent) == (bound.host, bound.port, 7)
+
+
 async def test_a_changed_file_is_noticed_and_a_broken_one_tried_once(
     reloader: Reloader, runtime: Runtime, tmp_path: Path
 ) -> None:

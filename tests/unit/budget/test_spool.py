@@ -45,17 +45,24 @@ FULL_DISK = """
 import asyncio, resource, sys
 from pathlib import Path
 from gateway.budget.levels import NOTHING
+from gateway.budget import spool as module
 from gateway.budget.spool import Spool
 from tests.support.accounts import settlement
 
 async def main():
+    module.RETRY_S = 0.0
     spool = Spool(Path(sys.argv[1]), "w1")
     await spool.append(settlement("first", 1))
     resource.setrlimit(resource.RLIMIT_FSIZE, (spool.path.stat().st_size + 100, resource.RLIM_INFINITY))
+    await spool.append(settlement("no room", 2))
+    kept = []
+    async def keep(one):
+        kept.append(one.entry.request_id)
+        raise ConnectionError("Redis is away")
     try:
-        await spool.append(settlement("no room", 2))
-    except OSError as error:
-        print("refused:", error.errno)
+        await spool.replay(keep)
+    except ConnectionError:
+        print(kept, spool.waiting)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     await spool.append(settlement("third", 3))
     print([line.split(b'"request_id":"')[1].split(b'"')[0].decode() for line in spool.path.read_bytes().splitlines()])
@@ -228,9 +235,30 @@ def _open_files(path: Path) -> list[str]:
     return [link for link in links if os.path.exists(link) and os.path.realpath(link) == str(path)]
 
 
-def test_a_full_disk_refuses_and_tears_no_line(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, timeout=30)
-    assert done.stdout.splitlines() == ["refused: 27", "['first', 'third']"], done.stderr
+def test_what_a_full_disk_refuses_waits_in_memory_and_no_line_is_torn(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == ["['first'] 2", "['first', 'no room', 'third']"], done.stderr
+
+
+async def test_what_no_disk_takes_is_settled_once_redis_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("gateway.budget.spool.UNWRITTEN_MAX", 2)
+    (tmp_path / "spool").write_text("a file where the folder would be")
+    spool, books = Spool(tmp_path / "spool", "w1"), Books()
+
+    for n in range(3):
+        await spool.append(settlement(f"r{n}"))
+
+    assert spool.waiting == 2
+    assert caplog.messages.count("a settlement is lost: Redis is away and the disk full") == 1
+    books.away = True
+    with pytest.raises(RedisAway):
+        await spool.replay(books.settle)
+    books.away = False
+    assert await spool.replay(books.settle) == 2
+    assert (books.ids, spool.waiting) == (["r0", "r1"], 0)
+    spool.close()
 
 
 async def test_what_is_on_disk_is_only_for_the_owner(tmp_path: Path) -> None:
