@@ -19,7 +19,7 @@ from typing import get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import Metric
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from gateway.types import NANO, CacheTier, LedgerEntry, Status, Where
@@ -41,12 +41,6 @@ _OTEL = {
 _OTEL_LABELS = {"model": "gen_ai_request_model", "served": "gateway_served"}
 
 _Names = tuple[str, str, str, str, str]
-
-
-def worker_gone(pid: int) -> None:
-    """Tell the shared folder that a worker has died, so that its gauges no longer count."""
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 class _Distribution:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 from gateway.cache.keys import normalise
-from gateway.cache.words import FUNCTION_WORDS, Text, lexicon, listed, read, stem
+from gateway.cache.words import FUNCTION_WORDS, Text, lexicon, listed, stem
 
 _SYMBOL = re.compile(r"[+*/=<>^%&|~#@$€£¥\\°×÷±√²³]|(?<!\w)-|-(?!\w)")
 _PERCENT = re.compile(r"\bper\s?cent\b")
@@ -97,15 +97,8 @@ _TOWARDS = frozenset(listed("to into by than over onto toward towards"))
 _JOINING = frozenset(listed("and or vs versus between"))
 
 
-def differ(asked: str, stored: str) -> str | None:
-    """Why the answer to ``stored`` cannot answer ``asked``; None where nothing certain speaks against it."""
-    if asked == stored:
-        return None
-    return reason(read(asked), read(stored))
-
-
 def reason(left: Text, right: Text) -> str | None:
-    """As `differ`, of two texts that have been read. Symmetric."""
+    """Why the answer to one cannot answer the other; None where nothing certain speaks against it. Symmetric."""
     return next((name for name, unlike in _RULES if unlike(left, right)), None)
 
 

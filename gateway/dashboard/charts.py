@@ -124,15 +124,6 @@ def _labels(labels: Sequence[str]) -> tuple[str, ...]:
     return tuple(labels[round(n * last / (_LABELS - 1))] for n in range(_LABELS))
 
 
-def top_series(values: Mapping[str, Sequence[int]], others: str = "all others") -> dict[str, list[int]]:
-    """The largest ``SERIES_MAX`` series, largest first, and the sum of the rest."""
-    ordered = sorted(values, key=lambda name: (-sum(values[name]), name))
-    kept = {name: list(values[name]) for name in ordered[:SERIES_MAX]}
-    if rest := ordered[SERIES_MAX:]:
-        kept[others] = [sum(column) for column in zip(*(values[name] for name in rest), strict=True)]
-    return kept
-
-
 def waterfall(baseline: int, changes: Sequence[tuple[str, int]], final: str) -> list[Step]:
     """From the baseline by its ``changes`` (negative: saved) to what is left, in per cent of the widest point."""
     levels = [baseline]

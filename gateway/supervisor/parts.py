@@ -122,7 +122,7 @@ def _worker(settings: Settings, listening: int, port: int, number: int) -> Part:
         _surroundings(settings) | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         stop_seconds=settings.config.server.drain_seconds + _DRAIN_GRACE,
         essential=True,
-        exited=partial(_forget_gauges, metrics_dir(settings)),
+        exited=partial(forget_gauges, metrics_dir(settings)),
     )
 
 
@@ -141,7 +141,7 @@ def fresh_metrics_dir(settings: Settings) -> None:
     metrics_dir(settings).mkdir(mode=0o700)
 
 
-def _forget_gauges(folder: Path, pid: int) -> None:
+def forget_gauges(folder: Path, pid: int) -> None:
     """Live gauges of a worker that died; its counters stay, see prometheus_client.multiprocess."""
     for file in folder.glob(f"gauge_live*_{pid}.db"):
         file.unlink(missing_ok=True)

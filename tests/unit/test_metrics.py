@@ -173,8 +173,10 @@ def test_any_worker_shows_all_of_them_also_one_that_is_gone(tmp_path: Path) -> N
         assert worker.stdout.readline() == "done\n"
     workers[0].communicate("")
     shower = (
-        "from gateway.metrics import Metrics, worker_gone\n"
-        f"worker_gone({workers[0].pid})\n"
+        "from pathlib import Path\n"
+        "from gateway.metrics import Metrics\n"
+        "from gateway.supervisor.parts import forget_gauges\n"
+        f"forget_gauges(Path({str(tmp_path)!r}), {workers[0].pid})\n"
         "print(Metrics().render()[0].decode())"
     )
     text = subprocess.run([sys.executable, "-c", shower], env=env, capture_output=True, text=True, check=True).stdout

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.cache.guard import differ
+from gateway.cache import guard
+from gateway.cache.words import read
+
+
+def differ(asked: str, stored: str) -> str | None:
+    return guard.reason(read(asked), read(stored))
 
 
 @pytest.mark.parametrize(
