@@ -126,7 +126,8 @@ class Chat:
         form = grammar_of(body, choice)
         if form:
             check_grammar(model, form)
-        made = generations(body, model.prompt(texts(body.messages), choice.offered), self._defaults, form)
+        prompt = model.prompt(texts(body.messages), choice.offered, engine.options.context)
+        made = generations(body, prompt, self._defaults, form)
         if any(token >= model.vocabulary for token, _ in made[0].sampler.logit_bias):
             raise InvalidRequest(f"the model has {model.vocabulary} tokens", "logit_bias")
         return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,13 @@ from local_models.chat.drafting import Drafter
 from local_models.chat.metrics import Metrics
 from local_models.chat.schedule import Lane, Limits, Planner, victim
 from local_models.chat.store import Store
-from local_models.chat.stream import Delta, Event, Stream, deliver
+from local_models.chat.stream import Delta, EngineFailed, Event, Stream, deliver
 from local_models.chat.task import Task
 
 if TYPE_CHECKING:
     from local_models.chat.engine import Options
+
+logger = logging.getLogger(__name__)
 
 # A task is let in where the cache has room for its prompt and this much of an answer.
 _FORESIGHT = 256
@@ -165,12 +168,23 @@ class Batching:
     def _draw(self, work: list[tuple[Task, Piece]], rows: Logits) -> list[tuple[Task, Delta]]:
         deltas, at = [], 0
         for task, piece in work:
-            before = task.drawn
-            deltas += [(task, delta) for delta in self._advance(task, piece, rows[at : at + piece.outputs])]
+            before, own = task.drawn, rows[at : at + piece.outputs]
             at += piece.outputs
+            try:
+                deltas += [(task, delta) for delta in self._advance(task, piece, own)]
+            except Exception as error:  # one answer's edge: what its grammar or sampler does concerns nobody else
+                logger.exception("an answer broke off")
+                self._break_off(task, str(error))
+                continue
             if task.drawn > before:
                 self._metrics.drew(task, task.drawn - before, time.perf_counter())
         return deltas
+
+    def _break_off(self, task: Task, reason: str) -> None:
+        self._leave(task, keep=False)
+        task.close()
+        self._metrics.failed(task.lane)
+        deliver([(task.stream, EngineFailed(reason))])
 
     def _advance(self, task: Task, piece: Piece, rows: Logits) -> list[Delta]:
         """Draw from each row as long as the draft keeps coming true."""
@@ -283,11 +297,11 @@ class Batching:
         self._idle.add(back)
         return prefix.Match(back, found[1])
 
-    def _leave(self, task: Task) -> None:
-        """A task gives up its slot; what it computed stays for whoever begins like it."""
+    def _leave(self, task: Task, keep: bool = True) -> None:
+        """A task gives up its slot; what it computed stays for whoever begins like it, unless that is in doubt."""
         self.tasks.remove(task)
         sequence, tokens, task.leader = task.sequence, task.held(), None
-        if self._context.trims and tokens.size >= prefix.LEAST and not self._idle.covers(tokens):
+        if keep and self._context.trims and tokens.size >= prefix.LEAST and not self._idle.covers(tokens):
             self._keep(prefix.Kept(tokens, self._context.save(sequence)))
         task.sequence, task.computed, task.shared = -1, 0, 0
         self._release(sequence)

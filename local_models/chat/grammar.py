@@ -12,7 +12,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any, TypedDict
+
+import msgspec
 
 Schema = dict[str, Any]
 
@@ -33,8 +35,22 @@ _KEYWORDS: dict[str, frozenset[str]] = {
     "null": frozenset(),
 }
 _KNOWN = _NOTES | _COMMON | frozenset().union(*_KEYWORDS.values())
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_Some = Annotated[list[Any], msgspec.Meta(min_length=1)]
+_SHAPE = TypedDict(
+    "_SHAPE",
+    {
+        "$ref": str, "format": str, "properties": dict[str, Any] | None, "required": list[str] | None,
+        "enum": _Some, "anyOf": _Some, "oneOf": _Some, "allOf": _Some, "prefixItems": _Some,
+        "minLength": _Count, "maxLength": _Count, "minItems": _Count, "maxItems": _Count,
+        "minProperties": _Count, "maxProperties": _Count,
+    },
+    total=False,
+)  # fmt: skip
 # llama.cpp refuses longer repetitions.
 _LONGEST_REPEAT = 1000
+# A string that may be longer is held to this: an answer here has no room for more.
+_LONGEST_STRING = 20 * _LONGEST_REPEAT
 _MOST_RULES, _DEEPEST = 4000, 64
 _DIGITS = 15
 
@@ -123,8 +139,7 @@ class _Converter:
             raise SchemaUnsupported(f"{at} is nested too deeply")
         if schema is True or schema == {}:
             return "value"
-        if not isinstance(schema, dict):
-            raise SchemaUnsupported(f"{at} is {json.dumps(schema)}, which no value fits")
+        schema = _checked(schema, at)
         if unknown := sorted(key for key in schema if key not in _KNOWN):
             raise SchemaUnsupported(f"{at} has {unknown[0]!r}, which cannot be enforced")
         if schema.get("nullable") is True:
@@ -159,8 +174,9 @@ class _Converter:
 
     def _either(self, schema: Schema, key: str, at: str, depth: int) -> str:
         options = schema[key]
-        if not isinstance(options, list) or not options:
-            raise SchemaUnsupported(f"{at}.{key} must be a list")
+        for place, option in enumerate(options):
+            if option is not True:
+                _checked(option, f"{at}.{key}[{place}]")
         if key == "oneOf" and not _exclusive(options):
             raise SchemaUnsupported(f"{at} has a 'oneOf' whose options may overlap; use 'anyOf'")
         rest = {name: value for name, value in schema.items() if name != key}
@@ -192,13 +208,12 @@ class _Converter:
     def _object(self, schema: Schema, at: str, depth: int) -> str:
         properties, required = schema.get("properties") or {}, list(schema.get("required") or [])
         least, most = schema.get("minProperties", 0), schema.get("maxProperties")
+        extra = schema.get("additionalProperties", True)
         if properties or required:
-            for name in required:
-                properties = properties if name in properties else {**properties, name: True}
+            properties = {**properties, **{name: extra for name in required if name not in properties}}
             if least > len(required) or (most is not None and most < len(properties)):
                 raise SchemaUnsupported(f"{at} bounds its number of properties")
             return self._members(properties, frozenset(required), at, depth)
-        extra = schema.get("additionalProperties", True)
         if extra is False or most == 0:
             return '"{}"'
         if least:
@@ -236,6 +251,9 @@ class _Converter:
             return f'"\\"" {_FORMATS[schema["format"]]} "\\""'
         if most is not None and least > most:
             raise SchemaUnsupported(f"{at} has minLength above maxLength")
+        if least > _LONGEST_STRING:
+            raise SchemaUnsupported(f"{at} must be longer than an answer can be")
+        most = None if most is None else min(most, _LONGEST_STRING)
         return f'"\\"" {self._repeated("char", least, most)} "\\""'
 
     def _repeated(self, what: str, least: int, most: int | None) -> str:
@@ -281,6 +299,17 @@ class _Converter:
         parts = [f"({_any_of(above)}){tail}"] if above else []
         parts += [f'"-" ({_any_of(below)}){tail}'] if below else []
         return _any_of([whole, *parts])
+
+
+def _checked(schema: Any, at: str) -> Schema:
+    """A schema whose keywords have the types they must have. Raises SchemaUnsupported."""
+    if not isinstance(schema, dict):
+        raise SchemaUnsupported(f"{at} is {json.dumps(schema)}, which no value fits")
+    try:
+        msgspec.convert(schema, _SHAPE)
+    except msgspec.ValidationError as error:
+        raise SchemaUnsupported(f"{at} is no JSON schema: {error}") from error
+    return schema
 
 
 def _excludes(schema: Schema, which: str, bound: float) -> bool:
@@ -396,16 +425,17 @@ def _merged(schema: Schema, others: Any, at: str) -> Schema:
     """One schema for several that hold together; objects' properties add up, anything else must not clash."""
     result = {key: value for key, value in schema.items() if key != "allOf"}
     for other in others:
-        if not isinstance(other, dict) or "$ref" in other:
+        if "$ref" in _checked(other, at):
             raise SchemaUnsupported(f"{at} combines schemas that cannot be merged")
         for key, value in other.items():
             if key == "properties":
-                both = result.get(key, {}).keys() & value.keys()
-                if any(result[key][name] != value[name] for name in both):
+                known, more = result.get(key) or {}, value or {}
+                both = known.keys() & more.keys()
+                if any(known[name] != more[name] for name in both):
                     raise SchemaUnsupported(f"{at} has two schemas for {sorted(both)[0]!r}")
-                result[key] = {**result.get(key, {}), **value}
+                result[key] = {**known, **more}
             elif key == "required":
-                result[key] = [*result.get(key, []), *(name for name in value if name not in result.get(key, []))]
+                result[key] = list(dict.fromkeys([*(result.get(key) or []), *(value or [])]))
             elif key not in _NOTES and result.get(key, value) != value:
                 raise SchemaUnsupported(f"{at} combines two values of {key!r}")
             else:

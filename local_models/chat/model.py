@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import numpy as np
 from local_models import gguf
 from local_models.chat.template import ChatTemplate
 from local_models.native import load_llama
+
+# Bytes of a token in ordinary text, with room to spare: what is shorter need not be looked at closely.
+_LIKELY_PIECE = 16
 
 
 class LoadError(RuntimeError):
@@ -63,9 +67,16 @@ class Model:
     def _ends(self, token: int) -> bool:
         return bool(self.llama.llama_vocab_is_eog(self.vocab, token))
 
-    def prompt(self, messages: list[dict[str, Any]], tools: list[Any] | None = None) -> list[int]:
-        """Messages as the tokens the model was trained to continue. Raises TemplateRefused."""
+    def prompt(
+        self, messages: list[dict[str, Any]], tools: list[Any] | None = None, most: int | None = None
+    ) -> list[int]:
+        """Messages as the tokens the model was trained to continue. Raises TemplateRefused.
+
+        Of a text that is certainly longer than `most` tokens only enough is read to say so: megabytes take seconds.
+        """
         text = self.template.render(messages, tools)
+        if most is not None and len(text) > most * _LIKELY_PIECE:
+            text = text[: (most + 1) * self.longest_piece]
         if self.llama.llama_vocab_get_add_bos(self.vocab) and not text.startswith(self.bos):
             text = self.bos + text
         return self.tokenize(text)
@@ -86,6 +97,11 @@ class Model:
                 size = self.llama.llama_token_to_piece(self.vocab, token, self._buffer, 512, 0, special)
                 known = self._pieces[key] = self._buffer.raw[: max(size, 0)]
         return known
+
+    @cached_property
+    def longest_piece(self) -> int:
+        """Bytes of the longest token."""
+        return max(len(self.piece(token, special=True)) for token in range(self.vocabulary))
 
     def close(self) -> None:
         """Give the model's memory back."""

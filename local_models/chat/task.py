@@ -56,8 +56,10 @@ class Task:
         """It has a slot, and a sequence whose first `computed` tokens are its own. Raises GrammarRefused."""
         self.sequence, self.computed = sequence, computed
         if self._drawer is None:
-            generation, forbidden = self.generation, self._model.ends
-            self._drawer = Drawer(self._model, generation.sampler, forbidden if generation.ignore_eos else frozenset())
+            generation = self.generation
+            # A grammar that is complete leaves nothing to draw but the end.
+            endless = generation.ignore_eos and not generation.sampler.grammar
+            self._drawer = Drawer(self._model, generation.sampler, self._model.ends if endless else frozenset())
             self.started_at, self.cached = now, computed
 
     @property

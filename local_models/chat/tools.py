@@ -60,7 +60,8 @@ def choice(tools: list[Tool] | None, wanted: Any) -> Choice:
         return Choice(offered)
     if wanted == "required":
         return Choice(offered, tuple(tools))
-    name = (wanted.get("function") or {}).get("name") if isinstance(wanted, dict) else None
+    function = wanted.get("function") if isinstance(wanted, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
     named = tuple(tool for tool in tools if tool.function.name == name)
     if not named:
         raise InvalidRequest("tool_choice must be none, auto, required, or name one of the tools", "tool_choice")
@@ -76,7 +77,7 @@ def rendered(calls: list[Any], at: str) -> list[dict[str, Any]]:
             raise InvalidRequest("a tool call needs a function with a name", f"{at}.tool_calls[{place}]")
         try:
             arguments = json.loads(function.get("arguments") or "{}")
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise InvalidRequest("a tool call's arguments must be JSON", f"{at}.tool_calls[{place}]") from error
         result.append({"type": "function", "function": {"name": function["name"], "arguments": arguments}})
     return result
@@ -112,7 +113,7 @@ class Reader:
         try:
             body = json.loads(text)
             name, arguments = body["name"], body.get("arguments", {})
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
         self.calls += 1
         function = {"name": str(name), "arguments": json.dumps(arguments, ensure_ascii=False)}

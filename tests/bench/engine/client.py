@@ -52,10 +52,14 @@ async def stream(http: aiohttp.ClientSession, url: str, content: str, tokens: in
     return reading
 
 
+def chapters(streams: int) -> list[str]:
+    """A question for each stream, none the same."""
+    return [f"{STORY} Chapter {at}." for at in range(streams)]
+
+
 async def decode_rate(http: aiohttp.ClientSession, url: str, streams: int, tokens: int, **more: Any) -> float:
     """Tokens a second over all streams, from when the last of them has begun to when the last has ended."""
-    texts = [f"{STORY} Chapter {at}." for at in range(streams)]
-    read = await asyncio.gather(*(stream(http, url, text, tokens, **more) for text in texts))
+    read = await asyncio.gather(*(stream(http, url, text, tokens, **more) for text in chapters(streams)))
     begun, ended = max(each.moments[0] for each in read), max(each.moments[-1] for each in read)
     # Some were ahead when the last began: only what came after counts.
     late = sum(sum(moment > begun for moment in each.moments) / (len(each.moments) - 1) for each in read)

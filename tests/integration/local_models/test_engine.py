@@ -13,6 +13,7 @@ import pytest
 from local_models.chat.engine import Engine
 from local_models.chat.sampling import Sampler
 from local_models.chat.stream import ContextOverflow, EngineFailed, Generation, Overloaded
+from local_models.chat.task import Task
 from tests.support.engines import GREEDY, ask, engine, read
 from tests.support.waiting import until
 
@@ -199,6 +200,27 @@ async def test_a_failed_step_fails_who_was_in_it_and_the_next_is_served(
         await read(ask(small, QUESTIONS[0]))
     assert "a step failed" in caplog.text
     assert "Paris" in (await read(ask(small, QUESTIONS[0])))[0]
+    assert sequences_held(small) == 0
+
+
+async def test_an_answer_that_cannot_go_on_breaks_off_alone(
+    small: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    beside = ask(small, QUESTIONS[5], 40, ignore_eos=True)
+    broken = ask(small, QUESTIONS[0], 40, logprobs=2)
+
+    def fails(*args: Any) -> Any:
+        monkeypatch.undo()
+        raise RuntimeError("no token continues it")
+
+    monkeypatch.setattr(Task, "_logprob", fails)
+    with pytest.raises(EngineFailed, match="no token continues it"):
+        await read(broken)
+    assert "an answer broke off" in caplog.text
+    _, last = await read(beside)
+    assert last.timings is not None
+    assert last.timings.predicted_n == 40
+    await until(lambda: idle(small))
     assert sequences_held(small) == 0
 
 

@@ -44,11 +44,34 @@ def test_integer_bounds_are_kept_exactly(low: int, size: int, value: int) -> Non
         ({"enum": [1, 2], "type": "string"}, "no value"),
         (False, "no value"),
         ({"type": "wish"}, "wish"),
+        ({"properties": 5}, "properties"),
+        ({"required": [1]}, "required"),
+        ({"required": "ab"}, "required"),
+        ({"enum": []}, "enum"),
+        ({"allOf": [{"required": 5}]}, "required"),
+        ({"oneOf": [{"enum": 5}, {"enum": [6]}]}, "enum"),
+        ({"$ref": {}}, "ref"),
+        ({"type": "string", "minLength": -1}, "minLength"),
+        ({"type": "string", "maxLength": 2.5}, "maxLength"),
+        ({"type": "string", "format": []}, "format"),
+        ({"type": "string", "minLength": 10**9}, "longer than an answer"),
+        ({"type": "array", "maxItems": "3"}, "maxItems"),
+        ({"required": ["a"], "additionalProperties": False}, "no value"),
     ],
 )
 def test_what_a_grammar_cannot_keep_is_refused_by_name(schema: Any, named: str) -> None:
     with pytest.raises(SchemaUnsupported, match=named):
         from_schema(schema)
+
+
+def test_a_string_may_be_said_to_be_endless() -> None:
+    assert from_schema({"type": "string", "maxLength": 10**9}) == from_schema({"type": "string", "maxLength": 20_000})
+
+
+def test_a_required_name_without_a_schema_has_that_of_additional_properties() -> None:
+    digits = {"type": "integer", "minimum": 1, "maximum": 9}
+    given = {"type": "object", "properties": {"a": digits}, "required": ["a"]}
+    assert from_schema({"required": ["a"], "additionalProperties": digits}) == from_schema(given)
 
 
 def test_a_schema_that_refers_to_itself_is_one_rule() -> None:

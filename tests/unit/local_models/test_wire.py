@@ -20,6 +20,7 @@ TOOL = {
 }
 
 CUT_CALL = {"function": {"name": "f", "arguments": "{"}}
+DEEP_CALL = {"function": {"name": "f", "arguments": "[" * 100_000}}
 
 
 def body(**fields: Any) -> ChatBody:
@@ -60,6 +61,7 @@ def test_text_parts_are_joined_and_developer_is_system() -> None:
         (Message("function", "42"), "messages[0]", "unsupported"),
         (Message("assistant", None, [{"id": "1"}]), "messages[0].tool_calls[0]", "invalid_request"),
         (Message("assistant", None, [CUT_CALL]), "messages[0].tool_calls[0]", "invalid_request"),
+        (Message("assistant", None, [DEEP_CALL]), "messages[0].tool_calls[0]", "invalid_request"),
     ],
 )  # fmt: skip
 def test_messages_that_cannot_be_rendered_are_refused_by_place(message: Message, param: str, code: str) -> None:
@@ -161,8 +163,9 @@ def test_a_tool_is_offered_forced_or_left_out_as_asked() -> None:
         forced = choice(tools, wanted)
         assert [tool.function.name for tool in forced.forced] == ["look"]
         assert "look" in grammar_of(body(), forced)
-    with pytest.raises(InvalidRequest):
-        choice(tools, {"type": "function", "function": {"name": "other"}})
+    for unknown in ({"type": "function", "function": {"name": "other"}}, {"function": "look"}, ["look"], 5):
+        with pytest.raises(InvalidRequest):
+            choice(tools, unknown)
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
