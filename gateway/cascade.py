@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from gateway.errors import BudgetExhausted, UpstreamBroken, UpstreamError
+from gateway.policy.model import ESCALATED
 from gateway.routing import situation_of
 from gateway.types import Usage
 
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from gateway.policy.engine import CompiledRule
     from gateway.types import Attempt, Chunk, Decision, Signals
     from gateway.visit import Visit
-
-ESCALATED = "escalated"
-"""The ``error`` of the try that was given up."""
 
 
 class Held(NamedTuple):
@@ -83,7 +81,7 @@ async def _surer(
 ) -> tuple[Sequence[Chunk], Answer]:
     held, broken, since = NOTHING, None, time.perf_counter()
     try:
-        held = await hold(answer, rule.hold_tokens)
+        held = await hold(answer, rule.hold_tokens, opening=answer.model in view.competences)
     except UpstreamBroken as error:  # nothing of it has left yet
         broken = error
     finally:
@@ -117,8 +115,9 @@ def _right(competence: Competence | None, visit: Visit, signals: Signals | None)
     return None if competence is None or signals is None else competence.answered(signals, visit.vector)
 
 
-async def hold(answer: Answer, tokens: int) -> Held:
-    """Read on until ``tokens`` of the answer are there, or all of it.
+async def hold(answer: Answer, tokens: int, *, opening: bool = False) -> Held:
+    """Read on until ``tokens`` of the answer are there, or all of it; where nothing but its ``opening`` counts, no
+    further than that is known.
 
     Raises:
         UpstreamBroken: it broke off.
@@ -126,7 +125,7 @@ async def hold(answer: Answer, tokens: int) -> Held:
     held, confidence, seen = [answer.first], answer.first.confidence, answer.first.confident_tokens
     signals = answer.first.signals
     ended = answer.first.final or answer.first.finish_reason is not None
-    while not ended and seen < tokens:
+    while not ended and seen < tokens and not (opening and signals is not None and signals.tokens < seen):
         chunk = await anext(answer.rest, None)
         if chunk is None:
             break

@@ -121,10 +121,11 @@ def _known(
     prices: PriceBook,
 ) -> tuple[Mapping[str, Known], str]:
     """What the thresholds are set by, and where that comes from."""
+    from gateway.policy.competence import best
     from gateway.policy.evidence import of_ledger, of_profile
     from gateway.policy.feedback import labels, latest
     from gateway.policy.probe import questions
-    from gateway.policy.profile import find, set_id
+    from gateway.policy.profile import set_id
     from gateway.policy.replay import cost_of, seen
     from gateway.policy.thresholds import VOTES_MIN
 
@@ -133,13 +134,13 @@ def _known(
     known = of_ledger(policy, among, found, votes, lambda name, row: cost_of(name, row, prices, rates))
     if any(one.local_votes >= VOTES_MIN for one in known.values()):
         return known, "ledger"
-    asked = questions()
     local = next((model.local for model in chosen.config.models if model.local and not model.url), None)
-    profile = find(chosen.models_dir, local, set_id(asked)) if local else None
+    profile = best(chosen.models_dir, local) if local else None
     count = sum(one.local_votes for one in known.values())
     if profile is None:
         reason = f"{count} votes on local answers are too few (at least {VOTES_MIN} are needed)"
         raise Problem(f"{reason}, and the local model has no profile: gateway router probe {local or 'MODEL'}")
+    asked = questions(thorough=profile.questions != set_id(questions()))
     nothing = {rule: type(one)() for rule, one in known.items()}
     traffic = known if scorer == "profile" else nothing
     return of_profile(policy, among, profile, asked, traffic, int(time.time() * 1000)), "profile"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +18,7 @@ from gateway.cli.options import AsJson, Config, Problem, print_json, print_table
 
 if TYPE_CHECKING:
     from gateway.policy.competence import Competence
+    from gateway.policy.probe import Question
     from gateway.policy.profile import Profile
 
 GENERIC = "generic"
@@ -78,29 +79,33 @@ def _competence(name: str, config: Path | None) -> Competence:
 @app.command()
 def probe(
     model: Annotated[str, typer.Argument(help="A model of the catalogue, or a GGUF file")],
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="Ask 2,700 instead of 400: more of what it knows stays here")
+    ] = False,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask a local model the shipped checkable prompts, and write down beside it what it got right."""
+    from gateway.policy.competence import weighed
     from gateway.policy.probe import ANSWER_TOKENS, questions
     from gateway.policy.profile import SUFFIX, graded, write
     from gateway.types import Signals
     from local_models import asking, fetch
 
-    asked = questions()
+    asked = questions(thorough)
     with mending(model), Bar(Path(model).name) as bar:
         file = Path(model) if model.endswith(".gguf") else fetch.ensure(model, settings(config).models_dir, bar)
         prompts = [question.prompt for question in asked]
         said = asking.answers(file, prompts, ANSWER_TOKENS, lambda done, of: bar("probe", done, of))
         signals = [msgspec.convert(one.confidence, Signals, from_attributes=True) for one in said]
-        found = graded(file, asked, [one.text for one in said], signals)
+        found = weighed(graded(file, asked, [one.text for one in said], signals))
         target = file.with_name((file.stem if model.endswith(".gguf") else model) + SUFFIX)
         write(found, target)
-    _report(found, target, as_json)
+    _report(found, asked, target, as_json)
 
 
-def _report(found: Profile, target: Path, as_json: bool) -> None:
-    domains, confidence = _by_domain(found), _reliability(found)
+def _report(found: Profile, asked: Sequence[Question], target: Path, as_json: bool) -> None:
+    domains, confidence = _by_domain(found, asked), _reliability(found, asked)
     if as_json:
         print_json({"path": str(target), "digest": found.digest, "domains": domains, "confidence": confidence})
         return
@@ -115,21 +120,22 @@ def _report(found: Profile, target: Path, as_json: bool) -> None:
     typer.echo(f"\nKept: {target}")
 
 
-def _reliability(found: Profile) -> dict[str, dict[str, float]]:
+def _reliability(found: Profile, asked: Sequence[Question]) -> dict[str, dict[str, float]]:
     from gateway.policy.calibration import cross_validated
-    from gateway.policy.probe import questions
+    from gateway.policy.competence import evidence
+    from gateway.policy.posterior import held_out
     from gateway.types import Signals
 
     signals, right = [Signals(*one) for one in found.signals], [outcome == "1" for outcome in found.right]
-    reliability = cross_validated(signals, right, [question.skill for question in questions()])
-    return {name: msgspec.structs.asdict(one) for name, one in msgspec.structs.asdict(reliability).items()}
+    reliability = cross_validated(signals, right, [question.skill for question in asked])
+    told = {name: msgspec.structs.asdict(one) for name, one in msgspec.structs.asdict(reliability).items()}
+    likely = evidence(found)
+    return told | ({"posterior": msgspec.structs.asdict(held_out(likely, signals, right))} if likely else {})
 
 
-def _by_domain(found: Profile) -> dict[str, dict[str, int]]:
-    from gateway.policy.probe import questions
-
+def _by_domain(found: Profile, asked: Sequence[Question]) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = {}
-    for question, outcome in zip(questions(), found.right, strict=True):
+    for question, outcome in zip(asked, found.right, strict=True):
         one = counts.setdefault(question.domain, {"right": 0, "asked": 0})
         one["right"] += outcome == "1"
         one["asked"] += 1
@@ -178,7 +184,9 @@ def _make_again(data: Path, config: Path | None) -> None:
         folder = fetch.ensure(name, chosen.models_dir)
         arrays = training.train(data, folder, embedder(config))
     np.savez_compressed(learned.FILE, **arrays)  # type: ignore[arg-type]
-    vectors = embedder(config)([question.prompt for question in questions()])
-    competence.Asked.made(questions(), vectors).save(competence.FILE)
+    short, thorough = questions(), questions(thorough=True)
+    vectors = embedder(config)([question.prompt for question in thorough])
+    of_short = competence.Asked.made(short, vectors[: len(short)])
+    competence.Asked.save(competence.FILE, of_short, competence.Asked.made(thorough, vectors))
     for file in (*sorted(data.glob("*.jsonl.gz")), learned.FILE, competence.FILE):
         typer.echo(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}")

@@ -7,15 +7,18 @@ a model is not trusted. What counts is a lower bound (Beta posterior, normal app
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.policy import posterior
 from gateway.policy.probe import Question
 from gateway.policy.profile import Profile, find, set_id
 from gateway.types import Frozen, Signals
@@ -29,6 +32,8 @@ Vectors: TypeAlias = NDArray[np.float32]
 
 WIDTH = 0.05
 """Of the kernel: a question whose cosine is this much smaller counts 1/e."""
+NARROW = 2.5
+"""So many times narrower is the kernel for the questions most like it."""
 UNLIKE, LIKE = 0.45, 0.65
 """Cosine of the nearest question: from the second on its evidence counts whole, below the first not at all: such a
 prompt is far from all that is known."""
@@ -41,6 +46,7 @@ SIGMAS = 1.0
 class Likely(Frozen, frozen=True, kw_only=True):
     """``right``: the posterior mean of a right answer. ``at_least``: its lower bound. ``skill``: the nearest one, and
     how ``sure`` it is (0 … 1) that the prompt asks for it. ``nearest``: the cosine of the question most like it.
+    ``like_these``: the share that was right of the few questions most like it, whatever their skill.
     """
 
     right: float
@@ -48,12 +54,14 @@ class Likely(Frozen, frozen=True, kw_only=True):
     skill: str
     sure: float
     nearest: float
+    like_these: float = 0.5
 
 
 @dataclass(frozen=True)
 class Asked:
     """The probe as it is compared with: ``vectors`` (questions, dimension) of length 1, and ``of`` (questions,), the
     place of each one's skill in ``skills``. ``id``: :func:`gateway.policy.profile.set_id`. Reading it needs no YAML.
+    The thorough set begins with the short one, and so do its vectors.
     """
 
     id: str
@@ -70,15 +78,25 @@ class Asked:
 
     @classmethod
     @functools.cache
-    def shipped(cls) -> Asked:
+    def shipped(cls, thorough: bool = False) -> Asked:
+        """The set of :func:`gateway.policy.probe.questions`."""
         with np.load(FILE) as arrays:
-            vectors = arrays["vectors"].astype(np.float32)
-            return cls(str(arrays["id"]), vectors, tuple(arrays["skills"].tolist()), arrays["of"])
+            ids, counts = arrays["ids"].tolist(), arrays["counts"].tolist()
+            vectors, of = arrays["vectors"][: counts[thorough]].astype(np.float32), arrays["of"][: counts[thorough]]
+            return cls(ids[thorough], vectors, tuple(arrays["skills"].tolist()), of)
 
-    def save(self, file: Path) -> None:
+    @classmethod
+    def of_profile(cls, profile: Profile) -> Asked | None:
+        """The shipped set that a profile is of, if any."""
+        both = (cls.shipped(thorough=True), cls.shipped())
+        return next((asked for asked in both if asked.id == profile.questions), None)
+
+    @staticmethod
+    def save(file: Path, short: Asked, thorough: Asked) -> None:
         """Raises OSError."""
-        vectors = self.vectors.astype(np.float16)
-        np.savez_compressed(file, id=self.id, vectors=vectors, skills=np.array(self.skills), of=self.of)
+        ids, counts = [short.id, thorough.id], [len(short.of), len(thorough.of)]
+        vectors, skills = thorough.vectors.astype(np.float16), np.array(thorough.skills)
+        np.savez_compressed(file, ids=ids, counts=counts, vectors=vectors, skills=skills, of=thorough.of)
 
 
 class Competence:
@@ -88,29 +106,48 @@ class Competence:
         self._vectors, self._skills, self._of = asked.vectors, asked.skills, asked.of
         self.dimension = asked.vectors.shape[1]
         self._right = np.array([outcome == "1" for outcome in profile.right], np.float32)
-        self._calibration = profile.calibration
+        self._calibration, self._posterior = profile.calibration, profile.posterior
+        self._left_out: int | None = None
 
     @classmethod
     def of_model(cls, models_dir: Path, name: str) -> Competence | None:
         """Of a catalogue model as it lies in ``models_dir``; None where it has no profile."""
-        asked = Asked.shipped()
-        profile = find(models_dir, name, asked.id)
-        return None if profile is None else cls(profile, asked)
+        profile = best(models_dir, name)
+        asked = None if profile is None else Asked.of_profile(profile)
+        return None if profile is None or asked is None else cls(profile, asked)
+
+    def without(self, place: int) -> Competence:
+        """The same as if one of the probe's questions had not been asked."""
+        rest = copy.copy(self)
+        rest._left_out = place
+        return rest
 
     def likely(self, vector: Vectors) -> Likely:
         """For a prompt with this embedding, of length 1."""
         cosine = self._vectors @ vector
+        if self._left_out is not None:
+            cosine[self._left_out] = -1.0
         nearest = float(cosine.max())
         like = np.exp((cosine - nearest) / WIDTH)
         mass = np.bincount(self._of, like)
         skill = int(mass.argmax())
         sure = float(mass[skill] / mass.sum()) * min(1.0, max(0.0, (nearest - UNLIKE) / (LIKE - UNLIKE)))
-        weight = sure * np.where(self._of == skill, np.maximum(like, SAME_SKILL), like)
+        weight = sure * np.where((self._of == skill) & (cosine > -1.0), np.maximum(like, SAME_SKILL), like)
         count = float(weight.sum())
         right = (PRIOR_RIGHT + float(weight @ self._right)) / (PRIOR_RIGHT + PRIOR_WRONG + count)
         spread = math.sqrt(right * (1 - right) / (count + PRIOR_RIGHT + PRIOR_WRONG + 1))
         at_least = max(0.0, right - SIGMAS * spread)
-        return Likely(right=right, at_least=at_least, skill=self._skills[skill], sure=sure, nearest=nearest)
+        return Likely(
+            right=right,
+            at_least=at_least,
+            skill=self._skills[skill],
+            sure=sure,
+            nearest=nearest,
+            like_these=self._like_these(like**NARROW),
+        )
+
+    def _like_these(self, weight: Vectors) -> float:
+        return (PRIOR_RIGHT + float(weight @ self._right)) / (PRIOR_RIGHT + PRIOR_WRONG + float(weight.sum()))
 
     def answered(self, signals: Signals, vector: Vectors | None) -> float | None:
         """The chance that an answer of these signals is right, to a prompt with this embedding, if there is one.
@@ -122,4 +159,31 @@ class Competence:
         if vector is None or len(vector) != self.dimension:
             return self._calibration.right(signals)
         likely = self.likely(vector)
+        if self._posterior is not None:
+            return self._posterior.right(likely, signals)
         return self._calibration.right(signals, likely.skill, likely.sure)
+
+
+def best(models_dir: Path, name: str) -> Profile | None:
+    """The profile of a catalogue model as it lies in ``models_dir``: a thorough one before a short one."""
+    found = (find(models_dir, name, asked.id) for asked in (Asked.shipped(thorough=True), Asked.shipped()))
+    return next((profile for profile in found if profile is not None), None)
+
+
+def evidence(profile: Profile) -> list[Likely]:
+    """What each question of a profile would be expected to come to by all others; none where the set is not shipped."""
+    asked = Asked.of_profile(profile)
+    if asked is None:
+        return []
+    competence = Competence(profile, asked)
+    return [competence.without(place).likely(vector) for place, vector in enumerate(asked.vectors)]
+
+
+def weighed(profile: Profile) -> Profile:
+    """The profile with its posterior, where its set is shipped and it tells how sure the model was."""
+    likely = evidence(profile) if profile.signals else []
+    if not likely:
+        return profile
+    signals = [Signals(*one) for one in profile.signals]
+    found = posterior.fit(likely, signals, [outcome == "1" for outcome in profile.right])
+    return msgspec.structs.replace(profile, posterior=found)

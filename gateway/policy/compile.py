@@ -17,6 +17,7 @@ from gateway.config import ModelConfig
 from gateway.policy.choosing import Wishes
 from gateway.policy.engine import EVALUATION_ERRORS, CompiledPolicy, CompiledRule, Expression, OnError, Origin, Program
 from gateway.policy.model import Policy, Rule, Use, Weighted, names_of, short_seconds
+from gateway.policy.reach import always, unreachable
 from gateway.policy.samples import SAMPLES
 from gateway.policy.situation import VARIABLES as SITUATION
 from gateway.pricing import PriceBook
@@ -187,9 +188,9 @@ def _warnings(
             yield f"{at(index, 'max_wait')} bounds the wait for a local model and uses none"
         if rule.escalate is not None and not any(name in models and models[name].is_local for name in rule.use[:-1]):
             yield f"{at(index, 'escalate')} needs a local model, which says how sure it is, and another one behind it"
-    for index, earlier in _unreachable(rules):
-        yield f"{at(index, 'name')} is never reached: '{earlier}' takes every request it could match"
-    if rules and not any(map(_always, rules)):
+    for index, why in unreachable(rules):
+        yield f"{at(index, 'name')} is never reached: {why}"
+    if rules and not any(map(always, rules)):
         yield f"{at(len(rules) - 1, 'when')} is the last and has a condition: requests may match no rule"
 
 
@@ -198,24 +199,3 @@ def _named(rule: CompiledRule) -> Iterable[tuple[str, str]]:
     yield from (("use", name) for name in rule.use)
     yield from (("canary", name) for name in rule.canary_use)
     yield from (("shadow", name) for name in (rule.shadow.use if rule.shadow else ()))
-
-
-def _unreachable(rules: Sequence[CompiledRule]) -> Iterable[tuple[int, str]]:
-    """Rules that no request can reach, each with the rule before it that takes them all."""
-    everything: str | None = None
-    seen: dict[str, str] = {}
-    for index, rule in enumerate(rules):
-        source = rule.when.source.strip() if rule.when else ""
-        earlier = everything or seen.get(source)
-        if earlier is not None and not (rule.local_only and rule.when):
-            yield index, earlier
-        seen.setdefault(source, rule.name)
-        if _always(rule):
-            everything = everything or rule.name
-
-
-def _always(rule: CompiledRule) -> bool:
-    """No condition, or one that reads nothing and is true."""
-    if rule.when is None:
-        return True
-    return not rule.when.variables and rule.when.program.execute({}) is True

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from gateway.policy.competence import Asked, Competence
 from gateway.policy.engine import CompiledPolicy
 from gateway.policy.feedback import Decided, Label, weighed
@@ -91,16 +89,12 @@ def of_profile(
 def _scored(
     policy: CompiledPolicy, profile: Profile, questions: Sequence[Question]
 ) -> Iterator[tuple[Features, float]]:
-    asked = Asked.shipped()
+    asked = Asked.of_profile(profile)
+    if asked is None:
+        return
+    competence = Competence(profile, asked)
     for place, question in enumerate(questions):
         messages = [{"role": "user", "content": question.prompt}]
         features = policy.features(ChatRequest(id="probe", model="auto", messages=messages, fields={}), _ASKING)
-        scorer = ProfiledScorer(_without(place, profile, asked))
+        scorer = ProfiledScorer(competence.without(place))
         yield features, scorer.score(features, asked.vectors[place]).difficulty
-
-
-def _without(place: int, profile: Profile, asked: Asked) -> Competence:
-    right = profile.right[:place] + profile.right[place + 1 :]
-    rest = Profile(file=profile.file, digest=profile.digest, questions=profile.questions, right=right)
-    vectors, of = np.delete(asked.vectors, place, axis=0), np.delete(asked.of, place)
-    return Competence(rest, replace(asked, vectors=vectors, of=of))

@@ -7,6 +7,7 @@ Written for this project, or generated from a fixed seed: no public benchmark is
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 import re
 import unicodedata
@@ -20,10 +21,11 @@ import yaml
 from gateway.types import Frozen
 
 FILE = Path(__file__).with_name("probe_questions.yaml")
+MORE = Path(__file__).with_name("probe_more.yaml")
 ANSWER_TOKENS = 24
 """How long an answer may be; a right one stands at its beginning."""
-_SEED = 20_261
-_EACH = 12
+_SEED, _SEED_OF_MORE = 20_261, 20_262
+_EACH, _EACH_OF_MORE = 12, 40
 
 Check = Literal["contains", "exact", "label", "number"]
 
@@ -54,12 +56,18 @@ class _Skill(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     items: tuple[tuple[object, ...], ...]
     labels: tuple[str, ...] = ()
     case: bool = False
+    ways: int = 1
 
 
 @functools.cache
-def questions() -> tuple[Question, ...]:
-    """The shipped set, always the same."""
-    return (*read(FILE), *arithmetic(_SEED, SUMS))
+def questions(thorough: bool = False) -> tuple[Question, ...]:
+    """The shipped set, always the same. The thorough one begins with the other and is six times as long."""
+    first = (*read(FILE), *arithmetic(_SEED, SUMS))
+    if not thorough:
+        return first
+    more = (*read(MORE), *arithmetic(_SEED_OF_MORE, MORE_SUMS, _EACH_OF_MORE))
+    asked = {question.prompt for question in first}
+    return (*first, *{question.prompt: question for question in more if question.prompt not in asked}.values())
 
 
 def read(file: Path) -> tuple[Question, ...]:
@@ -69,11 +77,12 @@ def read(file: Path) -> tuple[Question, ...]:
 
 
 def _asked(name: str, skill: _Skill) -> Iterator[Question]:
-    for at, item in enumerate(skill.items):
+    ways = min(skill.ways, len(skill.ask))
+    for at, (item, way) in enumerate(itertools.product(skill.items, range(ways))):
         filling, answer = item[0], item[-1]
         wanted = answer if isinstance(answer, list) else [answer]
         yield Question(
-            prompt=skill.ask[at % len(skill.ask)].format(filling),
+            prompt=skill.ask[(at // ways + way) % len(skill.ask)].format(filling),
             answers=tuple(map(str, wanted)),
             skill=name,
             domain=skill.domain,
@@ -96,6 +105,26 @@ SUMS: Mapping[str, tuple[str, ...]] = {
     ),
 }
 """Templates of generated arithmetic, used in turn."""
+
+MORE_SUMS: Mapping[str, tuple[str, ...]] = {
+    "add-digits": (
+        "What is {a} plus {b}?",
+        "{a}+{b}",
+        "How much is {a} + {b}?",
+        "What's {a} + {b}?",
+        "Add {a} and {b}",
+    ),
+    "add-tens": ("What is {a} plus {b}?", "{a}+{b}", "How much is {a} + {b}?", "What's the sum of {a} and {b}?"),
+    "subtract": ("What is {a} minus {b}?", "{a}-{b}", "How much is {a} - {b}?", "Subtract {b} from {a}."),
+    "times-table": ("What is {a} * {b}?", "{a}*{b}", "What is {a} multiplied by {b}?", "What's {a} times {b}?"),
+    "divide": ("What is {a} / {b}?", "{a}/{b}", "How much is {a} divided by {b}?"),
+    "larger": ("Is {a} greater than {b}? Name the greater number.", "Which is more, {a} or {b}?"),
+    "story": (
+        "{name} has {a} {things} and buys {b} more. How many {things} does {name} have in total?",
+        "{name} had {a} {things} and gave {b} away. How many {things} does {name} have?",
+    ),
+}
+"""Those of the thorough set."""
 
 _RANGES = {
     "add-digits": (1, 9), "add-tens": (11, 89), "subtract": (10, 90), "times-table": (3, 9), "divide": (2, 9),

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from gateway.policy.calibration import Calibration, fit
+from gateway.policy.posterior import Posterior
 from gateway.policy.probe import Question, right
 from gateway.types import Frozen, Signals
 
@@ -25,8 +26,8 @@ _BLOCKS, _BLOCK = 64, 1 << 16
 class Profile(Frozen, frozen=True, kw_only=True):
     """``file`` and ``digest``: whose they are. ``questions``: the set. ``right``: ``0`` or ``1`` each.
 
-    ``signals``: how sure the model was of each answer, in the order of :class:`gateway.types.Signals`. ``calibration``:
-    what follows from both. A profile of before 0.2 has neither.
+    ``signals``: how sure the model was of each answer, in the order of :class:`gateway.types.Signals`. ``calibration``
+    and ``posterior``: what follows from them, alone and with what is known of like questions.
     """
 
     file: str
@@ -35,6 +36,7 @@ class Profile(Frozen, frozen=True, kw_only=True):
     right: str
     signals: tuple[tuple[float, float, float, int], ...] = ()
     calibration: Calibration | None = None
+    posterior: Posterior | None = None
 
 
 def set_id(questions: tuple[Question, ...]) -> str:

@@ -18,7 +18,6 @@ import msgspec
 from rich.console import Console
 
 from gateway.config import Settings, require_admin_key, runtime_dir
-from gateway.policy.profile import SUFFIX as PROFILE_SUFFIX
 from gateway.supervisor import embedded_redis
 from gateway.supervisor.children import Child, State
 from gateway.supervisor.errors import CannotStart
@@ -202,13 +201,14 @@ class Supervisor:
         self._screen.line(f"  OpenAI client  base_url={self._url}/v1")
         self._screen.line(f"  try            {self._try_it()}")
         for name in self._without_profile():
-            self._screen.line(f"  not probed     gateway router probe {name}: then it is sent what it was seen to know")
+            self._screen.line(f"  not probed     gateway router probe {name}: then it answers what it was seen to know")
 
     def _without_profile(self) -> list[str]:
         """Local models of which only rules say what they are good for."""
+        from gateway.policy.competence import best
+
         served = [model.local for model in self._settings.config.models if model.local and not model.url]
-        known = self._settings.models_dir
-        return [name for name in dict.fromkeys(served) if not (known / f"{name}{PROFILE_SUFFIX}").exists()]
+        return [name for name in dict.fromkeys(served) if best(self._settings.models_dir, name) is None]
 
     def _try_it(self) -> str:
         body = '{"model": "auto", "messages": [{"role": "user", "content": "What is the capital of France?"}]}'

@@ -42,7 +42,7 @@ def probed(folder: Path, source: Path, name: str) -> dict[str, object]:
 
 def test_a_profile_is_written_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = tuple(question for question in questions() if question.skill in ("small-talk", "upper-case"))
-    monkeypatch.setattr(probe, "questions", lambda: few)
+    monkeypatch.setattr(probe, "questions", lambda thorough=False: few)
 
     told = probed(tmp_path, chat_model(), "small")
 

@@ -104,6 +104,51 @@ class TestWarnings:
         (warning,) = policy(f"{{name: all, {first}use: [claude]}}\n{{name: b, use: [claude]}}").warnings
         assert warning == "test.yaml:4: rule 'b' is never reached: 'all' takes every request it could match"
 
+    @pytest.mark.parametrize(
+        ("earlier", "later"),
+        [
+            ("difficulty < 0.6", "difficulty < 0.35"),
+            ("difficulty < 0.6", "stream && difficulty<0.6"),
+            ("words > 5 && code", "code && words >= 10"),
+            ("quality >= 0", "quality == 3"),
+            ("tags.exists(t, t == 'a && b')", "tags.exists(t, t == 'a && b') && hour < 6"),
+        ],
+    )
+    def test_a_rule_that_an_earlier_one_includes(self, earlier: str, later: str) -> None:
+        rules = f"""
+            {{name: a, when: "{earlier}", use: [claude]}}
+            {{name: b, when: "{later}", use: [claude]}}
+            {{name: c, use: [claude]}}
+        """
+        told = [warning.split(": ", 1)[1] for warning in policy(rules).warnings]
+        assert "rule 'b' is never reached: 'a' takes every request it could match" in told
+
+    @pytest.mark.parametrize(
+        ("earlier", "later"),
+        [
+            ("difficulty < 0.35", "difficulty < 0.6"),
+            ("difficulty < 0.35", "difficulty <= 0.35"),
+            ("difficulty < 0.35 || code", "difficulty < 0.3"),
+            ("difficulty < 0.35 && code", "difficulty < 0.3"),
+            ("(difficulty < 0.35 || stream) && code", "difficulty < 0.3 && code"),
+            ("'a' in tags", "'b' in tags"),
+        ],
+    )
+    def test_a_rule_that_something_is_left_for(self, earlier: str, later: str) -> None:
+        rules = f"""
+            {{name: a, when: "{earlier}", use: [claude]}}
+            {{name: b, when: "{later}", use: [claude]}}
+            {{name: c, use: [claude]}}
+        """
+        assert policy(rules).warnings == ()
+
+    @pytest.mark.parametrize(
+        ("when", "what"), [("difficulty > 0.6 && difficulty < 0.4", "difficulty"), ("quality > 10", "quality")]
+    )
+    def test_a_condition_that_is_never_true(self, when: str, what: str) -> None:
+        (warning,) = policy(f'{{name: a, when: "{when}", use: [claude]}}\n{{name: b, use: [claude]}}').warnings
+        assert warning == f"test.yaml:3: rule 'a' is never reached: its condition is never true ({what})"
+
     def test_the_same_condition_twice(self) -> None:
         compiled = policy("""
             {name: a, when: "stream", use: [claude]}
