@@ -40,9 +40,9 @@ async def explore(ask: Ask) -> Page:
     exporting = ask.query.get("table") == f"by_{by}"
     total = await ask.store.totals(ask.span, ask.where)
     limit = _EXPORTED if exporting else _SHOWN
-    split = await ask.store.breakdown(ask.span, by, ask.where, order=cast(Order, order), limit=limit)
-    like = split if order == "cost_nano" else None
-    over_time = await ask.store.timeline(ask.span, by, ask.where, limit=charts.SERIES_MAX, brief=True, like=like)
+    split, over_time = await ask.store.split(
+        ask.span, by, ask.where, order=cast(Order, order), limit=limit, lines=charts.SERIES_MAX
+    )
     tables = [breakdown_table(ask, split), time_table(ask, over_time)]
     if ask.period.is_hour:
         found = await ask.store.rows(ask.span, ask.where, limit=_ROWS)

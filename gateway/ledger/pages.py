@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, and_, false, fu
 
 from gateway.ledger import months
 from gateway.ledger.answers import Dimension, Page, Period, Where
-from gateway.ledger.reading import cut_for
+from gateway.ledger.reading import cut_for, named, sparse
 from gateway.ledger.rollups import COMBINED, DAY_MS, EVERY, HOUR_MS, Cut
 from gateway.ledger.rows import entry_of, shortened
 from gateway.ledger.statements import is_sqlite
@@ -142,8 +142,12 @@ def _counts(connection: Connection, period: Period, where: Where) -> list[tuple[
     table = rollup_hour if width == HOUR_MS else rollup_day
     since = period.since_ms - period.since_ms % width
     query = select(table.c.start_ms, func.sum(table.c.requests)).where(table.c.cut == cut.number)
-    query = query.where(table.c.start_ms >= since, table.c.start_ms < period.until_ms)
-    if where:
-        query = query.where(table.c.series.in_(_series(cut, where)))
+    chosen = _series(cut, where) if where else None
+    if chosen is not None and sparse(connection, cut.number, chosen):
+        query = query.where(named(table, since, period.until_ms))
+    else:
+        query = query.where(table.c.start_ms >= since, table.c.start_ms < period.until_ms)
+    if chosen is not None:
+        query = query.where(table.c.series.in_(chosen))
     rows = connection.execute(query.group_by(table.c.start_ms).order_by(table.c.start_ms.desc()))
     return [(start, int(count)) for start, count in rows]

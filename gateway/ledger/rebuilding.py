@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection, delete, func, select
 
-from gateway.ledger import pages, writing
+from gateway.ledger import memory, pages, writing
 from gateway.ledger.rollups import COMBINED, CUTS, DAY_MS, FACTS, Facts, fold
 from gateway.ledger.statements import many
 from gateway.ledger.tables import rollup_day, rollup_hour
@@ -44,6 +44,7 @@ def rebuild_day(connection: Connection, day: int) -> None:
     writing.add_cells(connection, "rollup_hour", hours, ids)
     writing.add_cells(connection, "rollup_day", days_, ids)
     _restate_series(connection, day, ids)
+    memory.changed(connection, [day])
 
 
 def _facts(connection: Connection, day: int) -> Iterator[Facts]:

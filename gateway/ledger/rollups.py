@@ -49,6 +49,7 @@ class Cut:
 EVERY = Cut(0, COMBINED[2:])
 ALL = Cut(1, ())
 SINGLE = tuple(Cut(2 + index, (name,)) for index, name in enumerate(COMBINED[2:]))
+BY_KEY = SINGLE[0]
 WITHOUT_KEY = Cut(9, COMBINED[3:])
 WITHOUT_TEAM = Cut(24, COMBINED[3:], owners=OWNERS[:1])
 PROJECT, TAG, END_USER = Cut(20, ("project",)), Cut(21, ("tag",)), Cut(22, ("end_user",), daily_only=True)
@@ -95,7 +96,7 @@ def picker(source: Cut, target: Cut) -> _Picker:
 
 
 FOLLOWING = (
-    (EVERY, (WITHOUT_KEY, SINGLE[0])),
+    (EVERY, (WITHOUT_KEY, BY_KEY)),
     (WITHOUT_KEY, (WITHOUT_TEAM, ALL, *SINGLE[1:])),
     (WITHOUT_TEAM, (*LEAN[:-2], MODEL_SERVED)),
     (PROJECT, LEAN[-2:-1]),

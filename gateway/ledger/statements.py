@@ -65,6 +65,12 @@ def series_ids(connection: Connection, names: Sequence[str]) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
+def put_state(connection: Connection, name: str, value: str) -> None:
+    """Set one line of ``ledger_state``."""
+    statement = f"{insert('ledger_state', ('name', 'value'))} ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+    many(connection, statement, [(name, value)])
+
+
 def series_values(connection: Connection, ids: Sequence[int]) -> Sequence[Any]:
     """Id, cut and the value of every dimension, of the series there are of these."""
     query = f"SELECT id, cut, {', '.join(DIMENSIONS)} FROM series WHERE id "

@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy import Connection, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.key_definition import KeyDefinition
 from gateway.ledger import (
     arms,
     contents,
@@ -39,7 +40,8 @@ from gateway.ledger.answers import (
 from gateway.ledger.database import engine, lock_writers, overwritten, translated
 from gateway.ledger.definitions import Steps
 from gateway.ledger.errors import LedgerRefused
-from gateway.ledger.rollups import CUTS, DAY_MS, HOUR_MS, SINGLE, Cut
+from gateway.ledger.memory import Memory
+from gateway.ledger.rollups import BY_KEY, CUTS, DAY_MS, HOUR_MS, Cut
 from gateway.ledger.rows import entry_of, parse
 from gateway.ledger.standing import Hour
 from gateway.ledger.tables import keys, ledger, rollup_day, rollup_hour, series, state
@@ -53,34 +55,10 @@ _EVER = (0, 1 << 53)
 # Tables beside the months of rows in which somebody's name may stand.
 _NAMING = ("contents", "definitions", "keys", "rollup_day", "rollup_hour", "series")
 _LISTS = ("tags", "models", "policies", "allowed_tags")
-_BY_KEY = next(cut for cut in SINGLE if cut.own == ("key_id",))
 
 
-class KeyDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is kept of an API key, by ``hash``: SHA-256 of the key in hex; the key itself is kept nowhere.
-
-    A rotated key has two definitions of one ``id``.
-    """
-
-    id: str
-    hash: str
-    created_ms: int
-    prefix: str = ""
-    name: str = ""
-    organisation: str = "default"
-    team: str = ""
-    tags: tuple[str, ...] = ()
-    project: str = ""
-    role: str = "user"
-    models: tuple[str, ...] = ()
-    policies: tuple[str, ...] = ()
-    allowed_tags: tuple[str, ...] = ()
-    rpm: int | None = None
-    tpm: int | None = None
-    concurrency: int | None = None
-    budget_nano: int | None = None
-    expires_ms: int | None = None
-    revoked_ms: int | None = None
+class _Key(KeyDefinition, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A row of ``keys``."""
 
 
 class SqlStore:
@@ -93,6 +71,7 @@ class SqlStore:
 
     def __init__(self, url: str, *, writer: bool = True) -> None:
         self._engine = engine(url, writer=writer)
+        self._memory = Memory()
 
     @classmethod
     def reader(cls, url: str) -> SqlStore:
@@ -167,7 +146,7 @@ class SqlStore:
 
     async def put_key(self, record: Mapping[str, Any]) -> None:
         try:
-            definition = msgspec.convert(record, KeyDefinition)
+            definition = msgspec.convert(record, _Key)
         except msgspec.ValidationError as error:
             raise LedgerRefused(f"not the definition of a key: {error}") from None
         row = msgspec.structs.asdict(definition)
@@ -223,13 +202,13 @@ class SqlStore:
 
     async def totals(self, period: Period, where: Where | None = None) -> Measures:
         """What the requests of a period come to."""
-        return await self._read(reading.totals, period, where or {})
+        return await self._read(reading.totals, self._memory, period, where or {})
 
     async def breakdown(
         self, period: Period, by: Dimension, where: Where | None = None, *, order: Order = "cost_nano", limit: int = 20
     ) -> Breakdown:
         """The first ``limit`` values of ``by``, most of ``order`` first."""
-        return await self._read(reading.breakdown, period, by, where or {}, order, limit)
+        return await self._read(reading.breakdown, self._memory, period, by, where or {}, order, limit)
 
     async def timeline(
         self,
@@ -248,12 +227,28 @@ class SqlStore:
         ``brief``: only requests, errors, cost, baseline, saved and what ``order`` says; all else is 0 or None.
         ``like``: the breakdown of the same question, where it is known: which values come first is not asked again.
         """
-        step = step_ms or (HOUR_MS if period.until_ms - period.since_ms <= 2 * DAY_MS else DAY_MS)
-        return await self._read(reading.timeline, period, by, where or {}, order, limit, step, brief, like)
+        step = step_ms or _step(period)
+        return await self._read(
+            reading.timeline, self._memory, period, by, where or {}, order, limit, step, brief, like
+        )
+
+    async def split(
+        self,
+        period: Period,
+        by: Dimension,
+        where: Where | None = None,
+        *,
+        order: Order = "cost_nano",
+        limit: int = 20,
+        lines: int = 8,
+    ) -> tuple[Breakdown, Timeline]:
+        """The breakdown, and the brief timeline of its ``lines`` dearest values, from one reading where it can be."""
+        step = _step(period)
+        return await self._read(reading.split, self._memory, period, by, where or {}, order, limit, step, lines)
 
     async def summary(self, since_ms: int, until_ms: int) -> Mapping[str, Any]:
         """See :func:`gateway.ledger.summary.summary`."""
-        return await self._read(summary.summary, Period(since_ms, until_ms))
+        return await self._read(summary.summary, self._memory, Period(since_ms, until_ms))
 
     async def spent(self) -> dict[str, int]:
         """Nano-dollars each key has spent since the books began."""
@@ -261,7 +256,7 @@ class SqlStore:
             rollup_day, series, series.c.id == rollup_day.c.series
         )
         async with self._reading() as connection:
-            rows = await connection.execute(sums.where(rollup_day.c.cut == _BY_KEY.number).group_by(series.c.key_id))
+            rows = await connection.execute(sums.where(rollup_day.c.cut == BY_KEY.number).group_by(series.c.key_id))
             return {key_id: int(nano) for key_id, nano in rows}
 
     async def keys(self) -> list[dict[str, Any]]:
@@ -348,6 +343,10 @@ class SqlStore:
                 if snapshot and connection.dialect.name == "postgresql":
                     await connection.execution_options(isolation_level="REPEATABLE READ")
                 yield connection
+
+
+def _step(period: Period) -> int:
+    return HOUR_MS if period.until_ms - period.since_ms <= 2 * DAY_MS else DAY_MS
 
 
 def _drop_hours(connection: Connection, cut: Cut, since_ms: int, until_ms: int) -> None:

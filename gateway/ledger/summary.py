@@ -23,6 +23,7 @@ from sqlalchemy import Connection
 
 from gateway.ledger import reading
 from gateway.ledger.answers import Dimension, Group, Measures, Period
+from gateway.ledger.memory import Memory
 from gateway.ledger.rollups import DAY_MS, HOUR_MS
 
 TIERS = ("exact", "semantic", "coalesced", "miss", "bypass")
@@ -35,13 +36,13 @@ _TOTAL = (
 _POINT = ("requests", "errors", "cost_nano", "baseline_nano", "saved_nano")
 
 
-def summary(connection: Connection, period: Period) -> dict[str, Any]:
+def summary(connection: Connection, memory: Memory, period: Period) -> dict[str, Any]:
     """What a period comes to, in the shape above."""
     step = HOUR_MS if period.until_ms - period.since_ms <= 2 * DAY_MS else DAY_MS
-    total = reading.totals(connection, period, {})
-    tiers = {group.name: group.measures.requests for group in _all(connection, period, "cache")}
-    served = {group.name: group.measures for group in _all(connection, period, "served")}
-    line = reading.timeline(connection, period, None, {}, "requests", 1, step)
+    total = reading.totals(connection, memory, period, {})
+    tiers = {group.name: group.measures.requests for group in _all(connection, memory, period, "cache")}
+    served = {group.name: group.measures for group in _all(connection, memory, period, "served")}
+    line = reading.timeline(connection, memory, period, None, {}, "requests", 1, step)
     return {
         "since_ms": period.since_ms,
         "until_ms": period.until_ms,
@@ -50,10 +51,10 @@ def summary(connection: Connection, period: Period) -> dict[str, Any]:
         **_times(total),
         "cache": {tier: tiers.get(tier, 0) for tier in TIERS} | {"hit_rate": total.hit_rate},
         "served": {where: _spent(served.get(where, Measures())) for where in WHERE},
-        "by_rule": _rows(connection, period, "rule"),
-        "by_model": _rows(connection, period, "model"),
-        "by_key": _rows(connection, period, "key_id"),
-        "statuses": {group.name: group.measures.requests for group in _all(connection, period, "status")},
+        "by_rule": _rows(connection, memory, period, "rule"),
+        "by_model": _rows(connection, memory, period, "model"),
+        "by_key": _rows(connection, memory, period, "key_id"),
+        "statuses": {group.name: group.measures.requests for group in _all(connection, memory, period, "status")},
         "timeline": [
             {"start_ms": start} | {name: getattr(point, name) for name in _POINT}
             for start, point in zip(line.starts, line.lines[0].points, strict=True)
@@ -61,12 +62,12 @@ def summary(connection: Connection, period: Period) -> dict[str, Any]:
     }
 
 
-def _all(connection: Connection, period: Period, by: Dimension) -> tuple[Group, ...]:
-    return reading.breakdown(connection, period, by, {}, "requests", MOST).groups
+def _all(connection: Connection, memory: Memory, period: Period, by: Dimension) -> tuple[Group, ...]:
+    return reading.breakdown(connection, memory, period, by, {}, "requests", MOST).groups
 
 
-def _rows(connection: Connection, period: Period, by: Dimension) -> list[dict[str, Any]]:
-    groups = _all(connection, period, by)
+def _rows(connection: Connection, memory: Memory, period: Period, by: Dimension) -> list[dict[str, Any]]:
+    groups = _all(connection, memory, period, by)
     return [{"name": group.name, **_counted(group.measures), **_times(group.measures)} for group in groups]
 
 

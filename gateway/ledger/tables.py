@@ -28,7 +28,7 @@ from sqlalchemy import (
     Text,
 )
 
-from gateway.ledger.rollups import COMBINED, COUNTERS, DIMENSIONS, END_USER
+from gateway.ledger.rollups import BY_KEY, COMBINED, COUNTERS, DIMENSIONS, END_USER
 from gateway.types import LedgerEntry
 
 metadata = MetaData()
@@ -139,15 +139,17 @@ def _rollup(name: str) -> Table:
 
 rollup_hour = _rollup("rollup_hour")
 rollup_day = _rollup("rollup_day")
-_OF_END_USERS = rollup_day.c.cut == sa.literal_column(str(END_USER.number))
 RANKED = ("requests", "errors", "cost_nano", "saved_nano", "prompt_tokens", "completion_tokens")
-"""What the first of many are chosen by: of end users these are read from an index, one user after another."""
-Index(
-    "rollup_day_end_user",
-    *(rollup_day.c[name] for name in ("series", "start_ms", *RANKED)),
-    sqlite_where=_OF_END_USERS,
-    postgresql_where=_OF_END_USERS,
-)
+"""What the first of many are chosen by: of keys and end users these are read from an index, one after another."""
+MANY = {"key_id": BY_KEY, "end_user": END_USER}
+for _name, _cut in MANY.items():
+    _theirs = rollup_day.c.cut == sa.literal_column(str(_cut.number))
+    Index(
+        f"rollup_day_{_name}",
+        *(rollup_day.c[name] for name in ("series", "start_ms", *RANKED)),
+        sqlite_where=_theirs,
+        postgresql_where=_theirs,
+    )
 
 contents = Table(
     "contents",

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, select
 
-from gateway.ledger import histogram, months, statements
+from gateway.ledger import histogram, memory, months, statements
 from gateway.ledger.rollups import CUTS, DAY_MS, DIMENSIONS, EVERY, Cells, Place, fold
 from gateway.ledger.rows import Row
 from gateway.ledger.statements import is_sqlite, many
@@ -58,6 +58,7 @@ def change(connection: Connection, added: Sequence[Row], removed: Sequence[Row])
     add_cells(connection, "rollup_day", days, ids)
     if removed:
         drop_empty(connection, hours, days)
+    memory.changed(connection, {start for _, start, _ in days})
 
 
 def name_of(cut: int, values: tuple[str, ...]) -> str:

@@ -1,0 +1,73 @@
+"""What was read of days that are over, kept by a process that reads the same books again and again.
+
+An open page asks for the same ninety days every few seconds, of which only today's change. Whoever does change a day
+that is over (feedback, a row that came late, an erasure) writes a new token into the database in the same transaction;
+a reader looks at it with every question and forgets what it kept under another.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Table, select
+
+from gateway.ledger import statements
+from gateway.ledger.rollups import DAY_MS, HOUR_MS
+from gateway.ledger.tables import rollup_day, state
+
+_TOKEN = "past"
+# Clocks of two machines may differ: a reader takes a day for over an hour after the writer does.
+_LATE_MS = HOUR_MS
+_MOST = 300_000
+
+Part = tuple[Table, int, int]
+_Found = TypeVar("_Found", bound=Mapping[Any, Any])
+
+
+def changed(connection: Connection, days: Iterable[int]) -> None:
+    """Tell readers that rollups of these days (their first ms) change in this transaction."""
+    if any(day + DAY_MS <= time.time() * 1000 for day in days):
+        statements.put_state(connection, _TOKEN, secrets.token_hex(8))
+
+
+class Memory:
+    """``clock``: seconds since 1970. Bounded by how much it holds, the least recently asked for goes first."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock, self._token = clock, ""
+        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+        self._size = 0
+
+    def look(self, connection: Connection) -> None:
+        """To be called before a question's first part is read, in the same transaction."""
+        token = connection.execute(select(state.c.value).where(state.c.name == _TOKEN)).scalar() or ""
+        if token != self._token:
+            self._kept.clear()
+            self._token, self._size = token, 0
+
+    def split(self, part: Part) -> list[Part]:
+        """A part of a period as what is over and what is not."""
+        table, since, until = part
+        over = int(self._clock() * 1000) - _LATE_MS
+        over -= over % DAY_MS
+        return [part] if not since < over < until else [(table, since, over), (table, over, until)]
+
+    def get(self, part: Part, question: Hashable, find: Callable[[], _Found]) -> _Found:
+        """The answer to a question about a part, found again unless all of it is over and was found before."""
+        table, since, until = part
+        if table is not rollup_day or until > self._clock() * 1000 - _LATE_MS:
+            return find()
+        key = (since, until, question)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            found: _Found = self._kept[key]
+            return found
+        found = self._kept[key] = find()
+        self._size += 1 + len(found)
+        while self._size > _MOST:
+            self._size -= 1 + len(self._kept.popitem(last=False)[1])
+        return found
