@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gateway.policy.dial import DIALLED, without
-from gateway.policy.model import PINNED
+from gateway.policy.model import ESCALATED, PINNED
 from gateway.policy.profiled import BAND
 from gateway.types import SHADOW_KEY, Features, Frozen, LedgerEntry
 
@@ -27,8 +27,6 @@ VOTES_READ = 2_000
 """Of a key no more are read, the newest: nobody can crowd out what others have said."""
 ESCALATED_VOTE = 0.5
 """An answer that was given up is half a vote against it: the model was unsure, nobody has seen it."""
-
-_ESCALATED = "escalated"
 
 
 class Tenant(NamedTuple):
@@ -101,7 +99,7 @@ def compares(scorer: str, prior: float, of: str) -> bool:
 
 def says_something(row: LedgerEntry) -> bool:
     """Whether a row has a vote in it."""
-    return row.feedback is not None or any(each.get("error") == _ESCALATED for each in row.detail.get("attempts") or ())
+    return row.feedback is not None or any(each.get("error") == ESCALATED for each in row.detail.get("attempts") or ())
 
 
 def labels(found: Iterable[Decided], local: Container[str]) -> list[Label]:
@@ -120,7 +118,7 @@ def _labels(one: Decided, asked: Mapping[str, LedgerEntry], local: Container[str
         good = (min(1.0, max(-1.0, row.feedback)) + 1) / 2
         yield Label(of=of, decided=one, tenant=tenant, key_id=whose.key_id, local=row.model in local, good=good)
     if row.key_id != SHADOW_KEY and any(
-        each.get("error") == _ESCALATED and each.get("model") in local for each in row.detail.get("attempts") or ()
+        each.get("error") == ESCALATED and each.get("model") in local for each in row.detail.get("attempts") or ()
     ):
         yield Label(of=of, decided=one, tenant=tenant, key_id=whose.key_id, local=True, good=0.0, weight=ESCALATED_VOTE)
 

@@ -14,6 +14,8 @@ from gateway.types import Scope
 from gateway.yamlfile import Document
 
 PINNED = "pinned"
+ESCALATED = "escalated"
+"""The ``error`` of a try that was given up because the model was not sure enough."""
 
 Strategy = Literal["order", "weighted", "cheapest", "fastest", "best"]
 

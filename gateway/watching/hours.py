@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from gateway.policy.model import PINNED
+from gateway.policy.model import ESCALATED, PINNED
 from gateway.types import SHADOW_KEY, Frozen, LedgerEntry
 from gateway.watching.golden import PROBE_KEY
 
@@ -19,7 +19,6 @@ DECILES = 10
 VALUES_MAX = 40
 """Values kept apart in a mix; those beyond are ``other``."""
 OTHER = "other"
-_ESCALATED = "escalated"
 
 Mix = dict[str, int]
 
@@ -152,7 +151,7 @@ def _values(row: LedgerEntry) -> Iterable[tuple[str, str]]:
 
 
 def _gave_up(row: LedgerEntry) -> bool:
-    return any(attempt.get("error") == _ESCALATED for attempt in row.detail.get("attempts") or ())
+    return any(attempt.get("error") == ESCALATED for attempt in row.detail.get("attempts") or ())
 
 
 def _good(row: LedgerEntry) -> float | None:

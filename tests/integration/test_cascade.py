@@ -14,8 +14,8 @@ import pytest_asyncio
 
 from gateway import cascade
 from gateway.backends.fleet import Answer, Fleet
-from gateway.cascade import ESCALATED
 from gateway.policy.competence import Competence
+from gateway.policy.model import ESCALATED
 from gateway.types import Signals
 from tests.support.gateway import Gateway, gateway, hosted, local
 from tests.support.upstream import Plan, Upstream
