@@ -1,13 +1,12 @@
 """What the shipped scorer learns from: graded answers of small and large models, and prompts written for this project.
 
 MMLU-Pro's rows (Apache-2.0) and LLMRouter's (MIT) have the graded answers of ten and nine models, GSM8K's training
-problems (MIT) the number of steps, which stands for difficulty; ``anchors.yaml`` and ``subjects.yaml`` are our own.
+problems (MIT) the number of steps of their solutions; ``anchors.yaml`` and ``subjects.yaml`` are our own.
 """
 
 from __future__ import annotations
 
 import gzip
-import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -32,32 +31,36 @@ LARGE = frozenset((
 ))  # fmt: skip
 """Which of the graded models stand for their class. gemma-2-9b answers as the large ones of its set do."""
 
-_EXAMINATIONS = frozenset(("arc_challenge", "openbook_qa", "commonsense_qa", "math", "mmlu"))
-_SUMS = "gsm8k"
-"""Of LLMRouter's tasks. How the rest is graded says little of how good an answer is: half of trivia is marked wrong."""
+_TASKS = frozenset(("arc_challenge", "openbook_qa", "commonsense_qa", "math", "mbpp", "human_eval"))
+_PASSAGES = "mmlu"
+"""Of LLMRouter's tasks; the latter are texts to read. Of the rest, GSM8K's problems are among the stories, and how the
+others are graded says little of how good an answer is: half of trivia is marked wrong.
+"""
 
 _OPTIONS = re.compile(r"\n[A-J][.)] .*|\nAnswer:\s*$")
 
 
 class Row(Frozen, frozen=True, kw_only=True):
-    """A prompt, which expert learns from it, and what a small model gets and loses there."""
+    """A prompt, and what a small model gets and loses there. ``passage``: a text to read, told like a story."""
 
     prompt: str
     source: str
-    kind: str
     small: float
     lost: float
+    passage: bool = False
+
+
+class Story(Frozen, frozen=True, kw_only=True):
+    """A word problem, and how many steps its solution has."""
+
+    prompt: str
+    steps: float
 
 
 class _Graded(msgspec.Struct):
     prompt: str
     domain: str
     quality: dict[str, float]
-
-
-class _Steps(msgspec.Struct):
-    prompt: str
-    steps: float
 
 
 class _Written(msgspec.Struct, forbid_unknown_fields=True):
@@ -68,12 +71,16 @@ class _Written(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def rows_of(folder: Path) -> list[Row]:
-    """All rows to train on. Raises OSError, msgspec.MsgspecError."""
+    """All graded rows, and those that were written for this project. Raises OSError, msgspec.MsgspecError."""
     pro = [_graded(one, "mmlupro") for one in _read(folder / "mmlupro.jsonl.gz", _Graded)]
     routed = _read(folder / "llmrouter.jsonl.gz", _Graded)
-    asked = [_graded(one, one.domain) for one in routed if one.domain in _EXAMINATIONS or one.domain == _SUMS]
-    steps = _by_steps(_read(folder / "gsm8k_train_steps.jsonl.gz", _Steps))
-    return [*pro, *map(_without_options, pro), *asked, *steps, *anchors(), *subjects()]
+    asked = [_graded(one, one.domain) for one in routed if one.domain in _TASKS or one.domain == _PASSAGES]
+    return [*pro, *map(_without_options, pro), *asked, *anchors(), *subjects()]
+
+
+def stories_of(folder: Path) -> list[Story]:
+    """The word problems. Raises OSError, msgspec.MsgspecError."""
+    return _read(folder / "gsm8k_train_steps.jsonl.gz", Story)
 
 
 def anchors() -> Iterator[Row]:
@@ -82,21 +89,21 @@ def anchors() -> Iterator[Row]:
         for ask in one.ask:
             for filling in one.fill:
                 prompt = ask.format(*(filling if isinstance(filling, list) else [filling]))
-                yield Row(prompt=prompt, source=f"anchor:{name}", kind="request", small=one.small, lost=one.lost)
+                yield Row(prompt=prompt, source=f"anchor:{name}", small=one.small, lost=one.lost)
 
 
 def subjects() -> Iterator[Row]:
     """The examination questions written for this project."""
     for name, one in _written(SUBJECTS):
         for ask in one.ask:
-            yield Row(prompt=ask, source=f"subject:{name}", kind="examination", small=one.small, lost=one.lost)
+            yield Row(prompt=ask, source=f"subject:{name}", small=one.small, lost=one.lost)
 
 
 def _written(file: Path) -> Iterable[tuple[str, _Written]]:
     return msgspec.convert(yaml.safe_load(file.read_text("utf-8")), dict[str, _Written]).items()
 
 
-_Kind = TypeVar("_Kind", _Graded, _Steps)
+_Kind = TypeVar("_Kind", _Graded, Story)
 
 
 def _read(path: Path, kind: type[_Kind]) -> list[_Kind]:
@@ -106,8 +113,7 @@ def _read(path: Path, kind: type[_Kind]) -> list[_Kind]:
 
 def _graded(one: _Graded, source: str) -> Row:
     small, large = (_mean(value for model, value in one.quality.items() if model in of) for of in (SMALL, LARGE))
-    kind = "word-problem" if source == _SUMS else "examination"
-    return Row(prompt=one.prompt, source=source, kind=kind, small=small, lost=large - small)
+    return Row(prompt=one.prompt, source=source, small=small, lost=large - small, passage=source == _PASSAGES)
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -117,12 +123,3 @@ def _mean(values: Iterable[float]) -> float:
 def _without_options(row: Row) -> Row:
     """As it is asked where the options are not part of the prompt."""
     return msgspec.structs.replace(row, prompt=_OPTIONS.sub("", row.prompt), source="mmlupro-open")
-
-
-def _by_steps(steps: Iterable[_Steps]) -> Iterator[Row]:
-    """A step more, or a longer text, costs a small model about what it costs those that were graded."""
-    for one in steps:
-        away = min(8.0, one.steps) - 3.6 + 1.5 * (math.log1p(len(one.prompt)) - 5.4)
-        yield Row(
-            prompt=one.prompt, source=_SUMS, kind="word-problem", small=0.52 - 0.07 * away, lost=0.3 + 0.07 * away
-        )

@@ -1,14 +1,17 @@
 """Predicted quality of a small and a large model on a prompt, from a shipped artefact and numpy alone.
 
-A mixture of three linear experts (word problems, examination questions, open requests) over the form of the prompt
-(:mod:`gateway.policy.signals`) and what it is about, in two stages, since an embedding costs milliseconds: the first
-reads the mean of the words' vectors, which are MiniLM's own token vectors reduced to a few dozen directions; the
-second, where somebody has it, the embedding of the prompt. How they were made and what they are worth: docs/router.md.
+Two linear experts and a gate between them, over the form of the prompt (:mod:`gateway.policy.signals`). Where a story
+is told in everyday words, what is hard is its length and the number of its steps: the first expert knows these and
+nothing else. Everywhere else it counts what the prompt is about as well, in two stages, since an embedding costs
+milliseconds: the first reads the mean of the words' vectors, which are MiniLM's own token vectors reduced to a few
+dozen directions; the second, where somebody has it, the embedding of the prompt. How they were made and what they are
+worth: docs/router.md.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,7 +23,6 @@ from gateway.policy.signals import NAMES, WINDOW, signals, split_words
 from gateway.types import Frozen
 
 FILE = Path(__file__).with_name("difficulty.npz")
-KINDS = ("word-problem", "examination", "request")
 CLIP = 4.0
 FULL = "full_"
 """Prefix of the second stage's arrays."""
@@ -29,6 +31,11 @@ DIMENSION = 384
 
 FULL_SCALE = float(np.sqrt(DIMENSION))
 """Brings a vector of length 1 to numbers as large as the standardised signals."""
+
+SURELY_A_STORY = 0.98
+"""From here on an embedding is not worth its milliseconds."""
+
+_FORM = 1 + len(NAMES)
 
 Values: TypeAlias = NDArray[np.float32]
 
@@ -59,42 +66,23 @@ class Words:
         return summed / length if length else summed
 
 
-class Experts:
-    """One stage. ``gates``, ``small`` and ``lost`` have the shape (kinds, 1 + signals + topic), the bias first."""
+class Expert:
+    """Linear in its inputs: ``small`` and ``lost`` have the shape (inputs,), the bias first."""
 
-    def __init__(self, arrays: Mapping[str, Any], stage: str = "") -> None:
-        self._mean, self._spread = arrays["mean"], arrays["spread"]
-        self.gates, self.small, self.lost = (arrays[stage + name] for name in ("gates", "small", "lost"))
-
-    def inputs(self, form: Values, topic: Values) -> Values:
-        """float32 of shape (1 + inputs,): 1, the standardised signals, the topic."""
-        standard = np.clip((form - self._mean) / self._spread, -CLIP, CLIP)
-        return np.concatenate((np.ones(1, np.float32), standard, topic)).astype(np.float32)
-
-    def estimate(self, x: Values) -> Estimate:
-        share = softmax(self.gates @ x)
-        small = float(share @ squash(self.small @ x))
-        lost = float(share @ squash(self.lost @ x))
-        return Estimate(
-            small=small, large=min(1.0, small + lost), lost=lost, contributions=self._contributions(x, share)
-        )
-
-    def _contributions(self, x: Values, share: Values) -> tuple[tuple[str, float], ...]:
-        parts = (share @ self.lost) * x
-        named = dict(zip(NAMES, parts[1 : 1 + len(NAMES)].tolist(), strict=True))
-        named["topic"] = float(parts[1 + len(NAMES) :].sum())
-        strongest = sorted(named.items(), key=lambda part: -abs(part[1]))[:6]
-        return (("kind:" + KINDS[int(share.argmax())], round(float(parts[0]), 3)), *_rounded(strongest))
+    def __init__(self, arrays: Mapping[str, Any], prefix: str) -> None:
+        self.small, self.lost = arrays[prefix + "small"], arrays[prefix + "lost"]
 
 
 class Mixture:
-    """Both stages."""
+    """The gate, the expert for stories, and that for everything else in either stage."""
 
     def __init__(self, arrays: Mapping[str, Any]) -> None:
-        words = bytes(arrays["words"]).decode().split("\n")
-        self.words = Words(words, arrays["vectors"], arrays["scales"])
-        self._by_words = Experts(arrays)
-        self._by_meaning = Experts(arrays, FULL) if FULL + "lost" in arrays else None
+        self.words = Words(bytes(arrays["words"]).decode().split("\n"), arrays["vectors"], arrays["scales"])
+        self._mean, self._spread, self._gate = arrays["mean"], arrays["spread"], arrays["gate"]
+        self._story, self._by_words = Expert(arrays, "story_"), Expert(arrays, "")
+        self._by_meaning = Expert(arrays, FULL)
+        self.band = float(arrays["band"])
+        """Difficulty by words is seldom (1 in 20) further from that by meaning."""
 
     @classmethod
     @functools.cache
@@ -105,28 +93,57 @@ class Mixture:
 
     def inputs(self, prompt: str) -> Values:
         """float32 of shape (1 + inputs,): 1, the standardised signals, the mean of the words."""
-        return self._by_words.inputs(signals(prompt), self.words.mean(split_words(prompt[:WINDOW].lower())))
+        return np.concatenate((self._form(prompt), self._topic(prompt)))
+
+    def wants_embedding(self, prompt: str, threshold: float | None = None) -> bool:
+        """Whether the second stage could say otherwise than the first: of no story, and with a ``threshold`` of
+        difficulty only where the first stage comes near it.
+        """
+        form = self._form(prompt)
+        if self._is_story(form) >= SURELY_A_STORY:
+            return False
+        return threshold is None or abs(self.estimate(prompt).lost - threshold) <= self.band
 
     def estimate(self, prompt: str, vector: Values | None = None) -> Estimate:
         """Pure; a fraction of a millisecond. ``vector``: all-MiniLM-L6-v2's of :func:`gateway.policy.signals.stem`,
         where it is to be had.
         """
-        if vector is None or self._by_meaning is None or len(vector) != DIMENSION:
-            return self._by_words.estimate(self.inputs(prompt))
-        x = self._by_meaning.inputs(signals(prompt), np.asarray(vector * FULL_SCALE, np.float32))
-        return self._by_meaning.estimate(x)
+        form = self._form(prompt)
+        if vector is None or len(vector) != DIMENSION:
+            return self._mixed(form, self._topic(prompt), self._by_words)
+        return self._mixed(form, np.asarray(vector * FULL_SCALE, np.float32), self._by_meaning)
+
+    def _form(self, prompt: str) -> Values:
+        standard = np.clip((signals(prompt) - self._mean) / self._spread, -CLIP, CLIP)
+        return np.concatenate((np.ones(1, np.float32), standard)).astype(np.float32)
+
+    def _topic(self, prompt: str) -> Values:
+        return self.words.mean(split_words(prompt[:WINDOW].lower()))
+
+    def _is_story(self, form: Values) -> float:
+        return 1 / (1 + math.exp(-min(60.0, max(-60.0, float(self._gate @ form)))))
+
+    def _mixed(self, form: Values, topic: Values, otherwise: Expert) -> Estimate:
+        share, x = self._is_story(form), np.concatenate((form, topic))
+        small, lost = (
+            share * squash(float(story @ form)) + (1 - share) * squash(float(other @ x))
+            for story, other in ((self._story.small, otherwise.small), (self._story.lost, otherwise.lost))
+        )
+        parts = (1 - share) * otherwise.lost * x
+        parts[:_FORM] += share * self._story.lost * form
+        shown = _strongest(share, parts)
+        return Estimate(small=small, large=min(1.0, small + lost), lost=lost, contributions=shown)
 
 
-def _rounded(parts: list[tuple[str, float]]) -> list[tuple[str, float]]:
-    return [(name, round(part, 3)) for name, part in parts if abs(part) >= 0.001]
+def _strongest(share: float, parts: Values) -> tuple[tuple[str, float], ...]:
+    named = dict(zip(NAMES, parts[1:_FORM].tolist(), strict=True))
+    named["topic"] = float(parts[_FORM:].sum())
+    strongest = sorted(named.items(), key=lambda part: -abs(part[1]))[:6]
+    kind = "kind:story" if share >= 0.5 else "kind:other"
+    shown = [(name, round(part, 3)) for name, part in strongest if abs(part) >= 0.001]
+    return ((kind, round(float(parts[0]), 3)), *shown)
 
 
-def squash(value: Values) -> Values:
+def squash(value: float) -> float:
     """Into (0, 1), nearly unchanged in between, and never equal where the values were not."""
-    return np.asarray(1 / (1 + np.exp(-4 * (value - 0.5))), np.float32)
-
-
-def softmax(value: Values) -> Values:
-    """Along the last axis."""
-    powers = np.exp(value - value.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
+    return 1 / (1 + math.exp(-4 * (value - 0.5)))

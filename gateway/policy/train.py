@@ -1,169 +1,83 @@
-"""How the shipped mixture is made (``gateway router train``) from the rows of :mod:`gateway.policy.graded`.
+"""How the shipped scorer is made (``gateway router train``) from the rows of :mod:`gateway.policy.graded`.
 
-An expert is a weighted ridge regression, the gate a multinomial logistic regression, with nothing but numpy. Nothing is
-drawn at random: the same rows and vectors make the same file.
+Ridge regressions and a logistic regression with nothing but numpy, held so tight that only what many rows agree on is
+left: what is wanted is an order that holds in sets of prompts never seen. Nothing is drawn at random: the same rows and
+vectors make the same file.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.policy.graded import Row, rows_of
-from gateway.policy.learned import CLIP, FULL, FULL_SCALE, KINDS, Words, softmax
-from gateway.policy.signals import NAMES, WINDOW, signals, split_words, stem
+from gateway.policy.graded import Row, Story, rows_of, stories_of
+from gateway.policy.learned import CLIP, FULL, FULL_SCALE, Mixture
+from gateway.policy.material import Arrays, Embed, Material, Values
+from gateway.policy.signals import NAMES
 
-DIMENSION = 64
-_PENALTY, _FULL_PENALTY, _STEPS_PENALTY = 300.0, 3000.0, 100.0
-_FORM_ALONE = "word-problem"
-_WRITTEN_WEIGHT = {"anchor": 13.0, "subject": 10.0}
-_STEPS_EVERY = 8
-_GATE_ROWS = 6_000
-_GATE_ROUNDS, _GATE_RATE, _GATE_DECAY, _GATE_SHARPNESS = 300, 0.5, 1e-3, 4.0
-_WORDS_MAX = 24_000
+_FORM_PENALTY, _TOPIC_PENALTY = 20_000.0, 60_000.0
+_WRITTEN_WEIGHT = {"anchor": 3.0, "subject": 3.0}
+_BAND_EVERY = 10
 _DUST = 1e-12
 
-Values: TypeAlias = NDArray[np.float64]
-Embed: TypeAlias = Callable[[list[str]], NDArray[np.float32]]
+_LOADS = (
+    "log_words", "log_characters", "log_numbers", "distinct_numbers", "counting_words", "multiples", "rates",
+    "remainders", "conditions", "rare_words", "rare_share", "long_words", "sentence_length", "sentences", "commas",
+    "negations", "units", "word_length",
+)  # fmt: skip
+"""Signals of which more is never easier: a story's expert may give none of them a negative weight."""
+_MOST_STEPS, _LENGTH_COUNTS, _LOAD_PENALTY, _LOAD_ROUNDS = 8.0, 2.0, 0.1, 200
+_STORY_SMALL, _STORY_LOST, _STORY_SPREAD = 0.5, 0.4, 0.1
+"""What a small model gets and loses on a word problem of average load, and how much a standard deviation changes it."""
+
+_TELLS_A_STORY = (
+    "log_words", "options", "rare_share", "code_marks", "formulas", "units", "sentences", "lines", "blank",
+    "code_words", "maths_words", "creative", "open_ended", "word_length", "long_words", "how_many", "capitals",
+)  # fmt: skip
+_GATE_DECAY, _GATE_ROUNDS, _GATE_SHARPNESS = 1e-3, 12, 4.0
+
+Chosen: TypeAlias = NDArray[np.bool_]
 
 
-def word_vectors(folder: Path, counted: Counter[str]) -> tuple[list[str], NDArray[np.float32]]:
-    """The model's own token vectors for whole words: (words, dimension of its table). Raises OSError."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    with np.load(folder / "static.npz") as table:
-        vectors, scales = table["vectors"], table["scales"]
-    whole = {word for word in tokenizer.get_vocab() if word.isalpha() and word.isascii()}
-    often = [word for word, count in counted.most_common() if count >= 3 and word not in whole and word.isascii()]
-    words = sorted({*whole, *often[: max(0, _WORDS_MAX - len(whole))]})
-    pieces = [encoding.ids for encoding in tokenizer.encode_batch(words, add_special_tokens=False)]
-    return words, np.stack([scales[ids] @ vectors[ids].astype(np.float32) for ids in pieces])
-
-
-def reduced(vectors: NDArray[np.float32], weights: Values, dimension: int = DIMENSION) -> NDArray[np.float32]:
-    """To the directions in which words, as often as they occur, differ most."""
-    mean = (weights @ vectors) / weights.sum()
-    _, directions = np.linalg.eigh((vectors * weights[:, None]).T @ vectors)
-    return np.asarray((vectors - mean) @ directions[:, ::-1][:, :dimension], np.float32)
-
-
-def described(prompts: Iterable[str], words: Words) -> tuple[Values, Values]:
-    """Signals (prompts, signals) and topics (prompts, dimension), as a :class:`Mixture`'s first stage reads them."""
-    pairs = [(signals(prompt), words.mean(split_words(prompt[:WINDOW].lower()))) for prompt in prompts]
-    return np.array([form for form, _ in pairs], np.float64), np.array([topic for _, topic in pairs], np.float64)
-
-
-def embedded(prompts: Iterable[str], embed: Embed) -> Values:
-    """Topics (prompts, dimension) as the second stage reads them, one for all prompts of one stem."""
-    stems = [stem(prompt) for prompt in prompts]
-    once = list(dict.fromkeys(stems))
-    at = {text: place for place, text in enumerate(once)}
-    return np.asarray(embed(once)[[at[text] for text in stems]] * FULL_SCALE, np.float64)
-
-
-def standardised(form: Values) -> tuple[Values, dict[str, Values]]:
-    """The signals as an expert reads them, and what :class:`Mixture` needs to do the same."""
-    mean, spread = form.mean(axis=0), form.std(axis=0) + 1e-3
-    return np.clip((form - mean) / spread, -CLIP, CLIP), {"mean": mean, "spread": spread}
-
-
-def fit(rows: Sequence[Row], x: Values, penalty: float) -> dict[str, Values]:
-    """The gates and experts of one stage, from the standardised signals and the topics side by side."""
-    kinds = np.array([KINDS.index(row.kind) for row in rows])
-    sources = np.array([row.source.split(":")[0] for row in rows])
-    weight = _weights(sources.tolist())
-    sums = kinds == KINDS.index(_FORM_ALONE)
-
-    def each(y: Values) -> Values:
-        # What a word problem is about says nothing of its steps.
-        steps = ridge(x[sums, : len(NAMES)], y[sums], weight[sums], _STEPS_PENALTY)
-        steps = np.concatenate((steps, np.zeros(1 + x.shape[1] - len(steps))))
-        rest = _within(x[~sums], y[~sums], weight[~sums], sources[~sums], penalty)
-        return np.stack([steps if kind == _FORM_ALONE else rest for kind in KINDS])
-
-    small, lost = (np.array([getattr(row, what) for row in rows]) for what in ("small", "lost"))
-    return {"gates": gate(x, kinds, weight), "small": each(small), "lost": each(lost)}
-
-
-def _within(x: Values, y: Values, weight: Values, sources: NDArray[np.str_], penalty: float) -> Values:
-    """Of graded sets the differences within each count: between them the form of grading would. What was written for
-    this project gives the level, and is one source.
-    """
-    written = np.isin(sources, list(_WRITTEN_WEIGHT))
-    sources = np.where(written, "written", sources)
-    away_x, away_y = x.copy(), y.copy()
-    for source in np.unique(sources):
-        own = sources == source
-        away_x[own] -= x[own].mean(axis=0)
-        away_y[own] -= y[own].mean()
-    slopes = ridge(away_x, away_y, weight, penalty)[1:]
-    return np.concatenate(([(y[written] - x[written] @ slopes).mean()], slopes))
-
-
-def _weights(sources: list[str]) -> Values:
-    """A source counts by the root of its size, what was written for this project more."""
-    counts = Counter(sources)
-    weights = np.array([_WRITTEN_WEIGHT.get(source, 1.0) / np.sqrt(counts[source]) for source in sources])
-    return np.asarray(weights / weights.mean())
-
-
-def ridge(x: Values, y: Values, weight: Values, penalty: float) -> Values:
-    """Weighted ridge regression, the bias (first) not penalised."""
-    total = weight.sum()
-    centre, level = weight @ x / total, weight @ y / total
-    away = x - centre
-    normal = (away * weight[:, None]).T @ away
-    normal[np.diag_indices_from(normal)] += penalty * weight.mean()
-    slopes = np.linalg.solve(normal, (away * weight[:, None]).T @ (y - level))
-    return np.asarray(np.concatenate(([level - centre @ slopes], slopes)))
-
-
-def gate(x: Values, kinds: NDArray[np.int64], weight: Values) -> Values:
-    """Multinomial logistic regression by gradient descent with momentum."""
-    some = slice(None, None, max(1, len(x) // _GATE_ROWS))
-    inputs = np.hstack([np.ones((len(x), 1)), x])[some]
-    wanted, weight = np.eye(len(KINDS))[kinds[some]], weight[some] / weight[some].sum()
-    found, moving = np.zeros((len(KINDS), inputs.shape[1])), np.zeros((len(KINDS), inputs.shape[1]))
-    for _ in range(_GATE_ROUNDS):
-        away = (softmax((inputs @ found.T).astype(np.float32)) - wanted) * weight[:, None]
-        moving = 0.9 * moving - _GATE_RATE * (away.T @ inputs + _GATE_DECAY * found) * 0.2
-        found = found + moving
-    return found * _GATE_SHARPNESS
-
-
-def vocabulary(rows: Iterable[Row], folder: Path) -> tuple[dict[str, NDArray[np.generic]], Words]:
-    """The words of a :class:`Mixture`, as arrays and ready. Raises OSError."""
-    counted = Counter(word for row in rows for word in split_words(row.prompt.lower()))
-    words, vectors = word_vectors(folder, counted)
-    weights = np.array([counted[word] + 1.0 for word in words])
-    small = reduced(vectors, weights)
-    peaks = np.abs(small).max(axis=1).clip(1e-9)
-    coarse, scales = np.rint(small / peaks[:, None] * 127).astype(np.int8), (peaks / 127).astype(np.float32)
-    arrays = {"words": np.frombuffer("\n".join(words).encode(), np.uint8), "vectors": coarse, "scales": scales}
-    return arrays, Words(words, coarse, scales)
-
-
-def train(data: Path, embedder: Path, embed: Embed) -> dict[str, NDArray[np.generic]]:
+def train(data: Path, embedder: Path, embed: Embed) -> Arrays:
     """The artefact's arrays from the rows in ``data``, a MiniLM folder with its token vectors, and what embeds with it.
 
     Raises OSError, msgspec.MsgspecError.
     """
-    rows = rows_of(data)
-    arrays, words = vocabulary(rows, embedder)
-    form, topic = described((row.prompt for row in rows), words)
-    standard, moments = standardised(form)
-    by_words = fit(rows, np.hstack([standard, topic]), _PENALTY)
-    some = _to_embed(rows)
-    few = [rows[place] for place in some]
-    by_meaning = fit(few, np.hstack([standard[some], embedded((row.prompt for row in few), embed)]), _FULL_PENALTY)
-    stages = {**moments, **by_words, **{FULL + name: array for name, array in by_meaning.items()}}
-    return {**arrays, **{name: _without_dust(array) for name, array in stages.items()}}
+    return fit(Material(rows_of(data), stories_of(data), embedder, embed))
+
+
+def fit(material: Material, rows: Chosen | None = None, stories: Chosen | None = None) -> Arrays:
+    """The same of some of the ``rows`` and ``stories``, for judging by the others; of all, where it is not said."""
+    form, story_form = material.form, material.story_form
+    both = np.concatenate((form, story_form))
+    mean, spread = both.mean(axis=0), both.std(axis=0) + 1e-3
+    form, story_form = (np.clip((one - mean) / spread, -CLIP, CLIP) for one in (form, story_form))
+    kept = np.ones(len(form), bool) if rows is None else rows
+    told = np.ones(len(story_form), bool) if stories is None else stories
+    graded = [row for row, keep in zip(material.rows, kept, strict=True) if keep]
+    listed = [story for story, keep in zip(material.stories, told, strict=True) if keep]
+    arrays = {
+        "mean": mean,
+        "spread": spread,
+        "gate": gate(graded, form[kept], story_form[told]),
+        **_named("story_", story_expert(listed, story_form[told], material.story_form[told])),
+        **_named("", expert(graded, form[kept], material.topic[kept])),
+        **_named(FULL, expert(graded, form[kept], material.meaning[kept])),
+        "band": np.zeros(()),
+    }
+    found: Arrays = {**material.vocabulary, **{name: _without_dust(array) for name, array in arrays.items()}}
+    found["band"] = _band(found, [row.prompt for row in graded[::_BAND_EVERY]], material.meaning[kept][::_BAND_EVERY])
+    return found
+
+
+def _named(prefix: str, slopes: tuple[Values, Values]) -> dict[str, Values]:
+    return dict(zip((prefix + "small", prefix + "lost"), slopes, strict=True))
 
 
 def _without_dust(array: Values) -> NDArray[np.float32]:
@@ -171,8 +85,100 @@ def _without_dust(array: Values) -> NDArray[np.float32]:
     return np.where(np.abs(array) < _DUST, 0.0, array).astype(np.float32)
 
 
-def _to_embed(rows: Sequence[Row]) -> list[int]:
-    """Places: an embedding says nothing of the steps of a word problem, so that of these a few will do."""
-    by_steps = [place for place, row in enumerate(rows) if row.kind == _FORM_ALONE]
-    left_out = set(by_steps) - set(by_steps[::_STEPS_EVERY])
-    return [place for place in range(len(rows)) if place not in left_out]
+def _band(arrays: Arrays, prompts: Sequence[str], meaning: Values) -> NDArray[np.float32]:
+    """How far apart the stages are in 19 of 20 prompts, rounded up to a thousandth."""
+    mixture, vectors = Mixture(arrays), (meaning / FULL_SCALE).astype(np.float32)
+    apart = [
+        abs(mixture.estimate(prompt, vector).lost - mixture.estimate(prompt).lost)
+        for prompt, vector in zip(prompts, vectors, strict=True)
+    ]
+    return np.array(np.ceil(1000 * np.quantile(apart, 0.95)) / 1000, np.float32)
+
+
+def story_expert(stories: Sequence[Story], form: Values, counted: Values) -> tuple[Values, Values]:
+    """Slopes (1 + signals,) for the small model's quality and what is lost, by a load to which steps and length add."""
+    steps = np.array([min(_MOST_STEPS, story.steps) for story in stories])
+    wanted = _standard(steps) + _LENGTH_COUNTS * _standard(counted[:, NAMES.index("log_words")])
+    chosen = [NAMES.index(name) for name in _LOADS]
+    centre = form[:, chosen].mean(axis=0)
+    slopes = np.zeros(form.shape[1])
+    slopes[chosen] = not_negative(form[:, chosen] - centre, wanted)
+    spread = (form @ slopes).std() + 1e-9
+    slopes *= _STORY_SPREAD / spread
+    away = centre @ slopes[chosen]
+    return np.array([_STORY_SMALL + away, *-slopes]), np.array([_STORY_LOST - away, *slopes])
+
+
+def not_negative(x: Values, y: Values) -> Values:
+    """Ridge regression with no slope below zero, by coordinate descent."""
+    normal = x.T @ x + _LOAD_PENALTY * len(x) * np.eye(x.shape[1])
+    wanted, slopes = x.T @ y, np.zeros(x.shape[1])
+    for _ in range(_LOAD_ROUNDS):
+        for place in range(len(slopes)):
+            rest = wanted[place] - normal[place] @ slopes + normal[place, place] * slopes[place]
+            slopes[place] = max(0.0, rest / normal[place, place])
+    return slopes
+
+
+def _standard(values: Values) -> Values:
+    return np.asarray((values - values.mean()) / (values.std() + 1e-9))
+
+
+def gate(rows: Sequence[Row], form: Values, story_form: Values) -> Values:
+    """Slopes (1 + signals,) of a logistic regression, by Newton's method: stories and passages against all else."""
+    chosen = [NAMES.index(name) for name in _TELLS_A_STORY]
+    told = np.array([row.passage for row in rows] + [True] * len(story_form))
+    sources = [*_sources(rows), *["story"] * len(story_form)]
+    weight = _by_source(sources)
+    for kind in (told, ~told):
+        weight[kind] /= 2 * max(weight[kind].sum(), 1e-9)
+    x = np.concatenate((form, story_form))[:, chosen]
+    x = np.hstack([np.ones((len(x), 1)), x])
+    found = np.zeros(x.shape[1])
+    for _ in range(_GATE_ROUNDS):
+        likely = 1 / (1 + np.exp(-x @ found))
+        slope = x.T @ (weight * (likely - told)) + _GATE_DECAY * found
+        bend = (x * (weight * likely * (1 - likely))[:, None]).T @ x + _GATE_DECAY * np.eye(len(found))
+        found = found - np.linalg.solve(bend, slope)
+    slopes = np.zeros(1 + len(NAMES))
+    slopes[[0, *(1 + place for place in chosen)]] = found * _GATE_SHARPNESS
+    return slopes
+
+
+def expert(rows: Sequence[Row], form: Values, topic: Values) -> tuple[Values, Values]:
+    """Slopes (1 + signals + topic,) for the small model's quality and what is lost, from all but the passages.
+
+    Of graded sets the differences within each count: between them the form of grading would. What was written for this
+    project gives the level, and is one source.
+    """
+    kept = np.array([not row.passage for row in rows])
+    sources = np.array(_sources(rows))[kept]
+    weight = _by_source(sources.tolist())
+    written = np.isin(sources, list(_WRITTEN_WEIGHT))
+    sources = np.where(written, "written", sources)
+    x = np.hstack([form, topic])[kept]
+    away = x.copy()
+    for source in np.unique(sources):
+        own = sources == source
+        away[own] -= weight[own] @ x[own] / weight[own].sum()
+    penalties = np.full(x.shape[1], _FORM_PENALTY)
+    penalties[form.shape[1] :] = _TOPIC_PENALTY * (topic**2).mean()
+    normal = (away * weight[:, None]).T @ away
+    normal[np.diag_indices_from(normal)] += penalties * weight.mean()
+
+    def slopes(y: Values) -> Values:
+        found = np.linalg.solve(normal, (away * weight[:, None]).T @ y)
+        return np.concatenate(([np.mean(y[written] - x[written] @ found) if written.any() else 0.0], found))
+
+    small, lost = (np.array([getattr(row, what) for row in rows])[kept] for what in ("small", "lost"))
+    return slopes(small), slopes(lost)
+
+
+def _sources(rows: Sequence[Row]) -> list[str]:
+    return [row.source.split(":")[0] for row in rows]
+
+
+def _by_source(sources: list[str]) -> Values:
+    """A source counts by the root of its size, what was written for this project more."""
+    counts = Counter(sources)
+    return np.array([_WRITTEN_WEIGHT.get(source, 1.0) / np.sqrt(counts[source]) for source in sources])

@@ -44,7 +44,7 @@ def test_any_text_has_an_estimate(prompt: str) -> None:
 def test_an_estimate_says_what_it_is_made_of() -> None:
     found = MIXTURE.estimate("Write a Python function that reverses a list.")
 
-    assert found.contributions[0][0] == "kind:request"
+    assert found.contributions[0][0] == "kind:other"
     assert "code_words" in dict(found.contributions)
     assert msgspec.json.decode(msgspec.json.encode(found), type=Estimate) == found
 
