@@ -32,6 +32,18 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.command()
+def serve(config: Config = None) -> None:
+    """Start everything: Redis, the local models, the background process and the gateway's workers."""
+    from rich.console import Console
+
+    from gateway.supervisor.serve import serve as run
+
+    raise typer.Exit(run(settings(config), Console()))
+
+
 app.add_typer(keys.app, name="keys", help="API keys: what each may spend, and how fast")
 app.add_typer(models.app, name="models", help="Local models: what there is, what fits this machine")
 app.add_typer(alerts.app, name="alerts", help="Alerts: what has been told, and whether telling works")
@@ -46,16 +58,6 @@ app.command()(books.report)
 app.command()(reconcile.reconcile)
 app.command()(privacy.export)
 app.command()(privacy.erase)
-
-
-@app.command()
-def serve(config: Config = None) -> None:
-    """Start everything: Redis, the local models, the background process and the gateway's workers."""
-    from rich.console import Console
-
-    from gateway.supervisor.serve import serve as run
-
-    raise typer.Exit(run(settings(config), Console()))
 
 
 def _version(wanted: bool) -> None:
@@ -81,4 +83,8 @@ def main() -> None:
         app(prog_name="gateway")
     except (ConfigError, GatewayError, RedisAway, SupervisorError, Problem) as error:
         typer.echo(f"gateway: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:  # a file or folder that cannot be read or written; a pipe that closes is typer's
+        named = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"gateway: {named}{error.strerror or error}", err=True)
         sys.exit(1)

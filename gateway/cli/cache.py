@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gateway.cli import cache_eval, cache_train
-from gateway.cli.keys import Seconds, with_redis
-from gateway.cli.options import AsJson, Config, Problem, print_json, print_table, settings
+from gateway.cli.keys import seconds, with_redis
+from gateway.cli.options import AsJson, Config, Problem, confirmed, print_json, print_table, settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -133,7 +133,9 @@ def purge(
     key: Annotated[str | None, typer.Option(metavar="ID", help="Made for this API key")] = None,
     tag: Annotated[str | None, typer.Option(help="Made for a request with this tag")] = None,
     entry: Annotated[str | None, typer.Option(metavar="ID", help="This one, as x-gateway-cache-entry names it")] = None,
-    older_than: Seconds = None,
+    older_than: Annotated[
+        float | None, typer.Option(parser=seconds, metavar="30d", help="Stored longer ago than this")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every stored answer")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many there are")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False,
@@ -150,7 +152,7 @@ def purge(
         found = with_redis(config, lambda redis: purging.purge(redis, which, dry_run=True))
         if not found.entries and not everything:
             raise Problem("nothing stored is that")
-        typer.confirm(f"Remove {_words(found)}?", abort=True, err=True)
+        confirmed(f"Remove {_words(found)}?", yes=yes)
     _show(with_redis(config, lambda redis: purging.purge(redis, which, dry_run=dry_run)), as_json)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.cli.keys import Seconds, with_redis
+from gateway.cli.keys import seconds, with_redis
 from gateway.cli.options import AsJson, Config, Problem, print_json, print_table
 
 if TYPE_CHECKING:
@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 
 
 def train(
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where it goes; gateway.yaml's cache.verifier names it")],
     from_ledger: Annotated[
         bool, typer.Option("--from-ledger", help="Learn from own traffic, which is all there is to learn from")
     ] = False,
-    since: Seconds = None,
+    since: Annotated[
+        float | None, typer.Option(parser=seconds, metavar="30d", help="Only what is younger; default: all of it")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="Where it goes; gateway.yaml's cache.verifier names it")
+    ] = Path("verifier-own.json"),
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:

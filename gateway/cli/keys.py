@@ -29,7 +29,7 @@ _DURATION = re.compile(r"(?P<count>[1-9][0-9]{0,5})(?P<unit>[mhd])")
 Id = Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `keys list` shows it")]
 
 
-def _seconds(text: str | float) -> float:
+def seconds(text: str | float) -> float:
     """typer parses a value twice where it has a default, so a number is let through."""
     if isinstance(text, float):
         return text
@@ -39,7 +39,7 @@ def _seconds(text: str | float) -> float:
     return float(int(found["count"]) * _UNITS[found["unit"]])
 
 
-Seconds = Annotated[float | None, typer.Option(parser=_seconds, metavar="30d", help="How long it is good for")]
+Seconds = Annotated[float | None, typer.Option(parser=seconds, metavar="30d", help="How long it is good for")]
 
 
 @app.command()
@@ -96,7 +96,7 @@ def rotate(
     key_id: Id,
     config: Config = None,
     overlap: Annotated[
-        float | None, typer.Option(parser=_seconds, metavar="24h", help="How long the old one still works")
+        float | None, typer.Option(parser=seconds, metavar="24h", help="How long the old one still works")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -22,6 +22,21 @@ class Problem(Exception):
     """Ends a command with exit status 1 and this message."""
 
 
+def on_terminal() -> bool:
+    """Whether there is somebody to ask."""
+    return sys.stdin.isatty()
+
+
+def confirmed(question: str, *, yes: bool) -> None:
+    """Ask before what cannot be undone; a script has nobody to ask, and has said what it wants.
+
+    Raises:
+        typer.Abort: the answer is no.
+    """
+    if not yes and on_terminal():
+        typer.confirm(question, abort=True, err=True)
+
+
 def settings(config: Path | None) -> Settings:
     """The configuration a command works with. Raises ConfigError."""
     from gateway import config as configuration

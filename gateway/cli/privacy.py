@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Literal
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.cli.options import AsJson, Config, Problem, print_json, print_table, settings
+from gateway.cli.ledger import Since, opened, period
+from gateway.cli.options import AsJson, Config, Problem, confirmed, print_json, print_table, settings
 
 if TYPE_CHECKING:
     from gateway.config import Settings
     from gateway.erase import Report, Who
-    from gateway.ledger.store import SqlStore
-
-Format = Literal["sft", "csv", "jsonl"]
 
 
 def erase(
@@ -43,8 +39,7 @@ def erase(
     name = user if user is not None else key
     if not name:
         raise typer.BadParameter("an empty name is everybody who gave none", param_hint=f"--{who}")
-    if not yes:
-        typer.confirm(f"Erase {who} '{name}'? This cannot be undone.", abort=True, err=True)
+    confirmed(f"Erase {who} '{name}'? This cannot be undone.", yes=yes)
     chosen = settings(config)
     with running(chosen):
         try:
@@ -57,27 +52,17 @@ def erase(
 
 async def _erase(chosen: Settings, who: Who, name: str) -> Report:
     from gateway.erase import Eraser
-    from gateway.redis_io import client, redis_url
-
-    redis = client(redis_url(chosen), socket_timeout=30.0)
-    try:
-        async with _opened(chosen, writer=True) as store:
-            await store.migrate()
-            return await Eraser(redis, store, chosen.data_dir).erase(who, name)
-    finally:
-        await redis.aclose()
-
-
-@asynccontextmanager
-async def _opened(chosen: Settings, *, writer: bool) -> AsyncIterator[SqlStore]:
     from gateway.ledger.store import SqlStore
     from gateway.ledger.where import ledger_url
+    from gateway.redis_io import client, redis_url
 
-    store = SqlStore(ledger_url(chosen)) if writer else SqlStore.reader(ledger_url(chosen))
+    redis, store = client(redis_url(chosen), socket_timeout=30.0), SqlStore(ledger_url(chosen))
     try:
-        yield store
+        await store.migrate()
+        return await Eraser(redis, store, chosen.data_dir).erase(who, name)
     finally:
         await store.close()
+        await redis.aclose()
 
 
 def _show(report: Report, as_json: bool) -> None:
@@ -98,35 +83,24 @@ def export(
     form: Annotated[
         str, typer.Option("--format", metavar="sft|csv|jsonl", help="sft: messages for fine-tuning")
     ] = "jsonl",
-    since: Annotated[str, typer.Option(metavar="today|24h|7d", help="The period, up to now")] = "30d",
+    since: Since = "30d",
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Default: standard output")] = None,
 ) -> None:
     """Rows that consented to leaving, oldest first; with prompt and answer where those are kept in readable form."""
-    import time
-
     from gateway.export import FORMATS, write
-    from gateway.ledger import reports
-    from gateway.ledger.answers import Period
-    from gateway.ledger.errors import LedgerAway, LedgerRefused
 
     if form not in FORMATS:
         raise typer.BadParameter(f"one of {', '.join(FORMATS)}", param_hint="--format")
-    try:
-        period = Period(*reports.period(since, int(time.time() * 1000)))
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--since") from None
+    over = period(since)
 
     async def run(file: IO[str]) -> tuple[int, int]:
-        async with _opened(settings(config), writer=False) as store:
-            return await write(store, period, form, file)
+        async with opened(settings(config)) as store:
+            return await write(store, over, form, file)
 
-    try:
-        if out is None:
-            written, skipped = asyncio.run(run(sys.stdout))
-        else:
-            with out.open("w", encoding="utf-8", newline="") as file:
-                written, skipped = asyncio.run(run(file))
-    except (LedgerAway, LedgerRefused) as error:
-        raise Problem(f"the ledger cannot be read: {error}") from None
+    if out is None:
+        written, skipped = asyncio.run(run(sys.stdout))
+    else:
+        with out.open("w", encoding="utf-8", newline="") as file:
+            written, skipped = asyncio.run(run(file))
     note = f", {skipped:,} without a readable prompt and answer left out" if skipped else ""
     typer.echo(f"{written:,} rows{note}", err=True)

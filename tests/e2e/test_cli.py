@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.pace import allowed
 from tests.support.serving import CLI, Serving, environment, serving, until, write_config
 
 HOSTED = {"name": "gpt-4o-mini", "provider": "openai", "api_key": "${OPENAI_API_KEY}"}
@@ -56,9 +56,11 @@ def listed(config: Path, *words: str, **env: str) -> Any:
 class TestUsage:
     def test_help_lists_the_commands_at_once(self) -> None:
         fine(None, "--help")
-        began = time.process_time()
+        before = os.times()
         shown = fine(None, "--help")
-        assert time.process_time() - began < 1.0
+        after = os.times()
+        spent = after.children_user + after.children_system - before.children_user - before.children_system
+        assert spent < allowed(1.5)
         for command in ("serve", "check", "explain", "keys", "models", "report", "prices"):
             assert command in shown
 
@@ -83,6 +85,21 @@ class TestUsage:
         reply = gateway(None, "check", "--config", str(tmp_path / "none.yaml"))
         assert reply.returncode == 1
         assert reply.stderr.startswith(f"gateway: {tmp_path / 'none.yaml'}: cannot be read")
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ("keys", "list"),
+            ("serve",),
+            ("cache", "purge", "--all", "--yes"),
+        ],
+    )
+    def test_a_data_folder_that_cannot_be_is_said(self, config: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+        (tmp_path / "file").write_text("not a folder")
+        reply = gateway(config, *words, GATEWAY_DATA_DIR=str(tmp_path / "file"))
+        assert (reply.returncode, reply.stdout) == (1, "")
+        assert reply.stderr.startswith(f"gateway: {tmp_path / 'file'}")
+        assert len(reply.stderr.splitlines()) == 1
 
 
 class TestCheck:
@@ -270,19 +287,18 @@ class TestPrices:
         assert "no known price" in reply.stdout
 
 
-class TestReport:
-    @pytest.fixture(scope="class")
-    def served(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-        """A gateway that has answered one request, by its local model."""
-        folder = tmp_path_factory.mktemp("report")
-        with serving(
-            write_config(folder, models=[{"name": "local-small", "local": "smollm2-135m-instruct"}])
-        ) as gateway:
-            body = {"model": "local-small", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
-            reply = httpx.post(f"{gateway.url}/v1/chat/completions", json=body, timeout=60)
-            assert reply.status_code == 200, reply.text
-            yield gateway
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """A gateway that has answered one request, by its local model."""
+    folder = tmp_path_factory.mktemp("report")
+    with serving(write_config(folder, models=[{"name": "local-small", "local": "smollm2-135m-instruct"}])) as gateway:
+        body = {"model": "local-small", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+        reply = httpx.post(f"{gateway.url}/v1/chat/completions", json=body, timeout=60)
+        assert reply.status_code == 200, reply.text
+        yield gateway
 
+
+class TestReport:
     def test_counts_what_was_served(self, served: Serving) -> None:
         config = served.folder / "gateway.yaml"
         until(lambda: listed(config, "report")["total"]["requests"] == 1)
@@ -294,6 +310,12 @@ class TestReport:
         key = fine(served.folder / "gateway.yaml", "keys", "create", "ci").strip()
         headers = {"authorization": f"Bearer {key}"}
         until(lambda: httpx.get(f"{served.url}/v1/models", headers=headers, timeout=60.0).status_code == 200)
+
+    @pytest.mark.parametrize("words", [("report", "--html"), ("export", "--out")])
+    def test_what_cannot_be_written_is_said(self, served: Serving, words: tuple[str, ...]) -> None:
+        nowhere = served.folder / "none" / "out"
+        reply = gateway(served.folder / "gateway.yaml", *words, str(nowhere))
+        assert (reply.returncode, reply.stderr) == (1, f"gateway: {nowhere}: No such file or directory\n")
 
     def test_rollups_that_are_wrong_are_found(self, served: Serving) -> None:
         import sqlite3

@@ -245,7 +245,10 @@ def test_the_command_works_with_nothing_running(tmp_path: Path, monkeypatch: pyt
         assert connection.execute("SELECT count(*) FROM contents").fetchone() == (0,)
     for wrong in ([], ["--user", "a", "--key", "b"], ["--user", ""]):
         assert CliRunner().invoke(app, ["erase", "--yes", *wrong, *config]).exit_code == 2
-    assert CliRunner().invoke(app, ["erase", "--user", USER, *config], input="n\n").exit_code == 1
+    assert CliRunner().invoke(app, ["erase", "--user", USER, *config]).exit_code == 0  # a script is not asked
+    monkeypatch.setattr("gateway.cli.options.on_terminal", lambda: True)
+    refused = CliRunner().invoke(app, ["erase", "--user", USER, *config], input="n\n")
+    assert (refused.exit_code, "cannot be undone" in refused.output) == (1, True)
 
 
 async def test_definitions_in_sql_alone_go_too(running: Gateway, store: SqlStore) -> None:

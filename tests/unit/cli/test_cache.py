@@ -132,13 +132,16 @@ def test_a_purge_takes_what_was_meant(config: Path, words: tuple[str, ...], coun
     assert removed(config, "--all", "--dry-run") == 3 - count
 
 
-def test_a_purge_says_how_much_and_asks(config: Path) -> None:
+def test_a_purge_says_how_much_and_asks_where_somebody_is(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.cli.options.on_terminal", lambda: True)
     refused = run(config, "purge", "--key", "key_a", answer="n\n")
     assert refused.exit_code == 1
     assert "Remove 2 entries" in refused.output
     assert removed(config, "--all", "--dry-run") == 3
     assert "removed 2 entries" in run(config, "purge", "--key", "key_a", answer="y\n").output
     assert removed(config, "--all", "--dry-run") == 1
+    monkeypatch.undo()
+    assert "removed 1 entries" in run(config, "purge", "--all").output  # a script is not asked
 
 
 @pytest.mark.parametrize("words", [(), ("--all", "--tag", "red")])

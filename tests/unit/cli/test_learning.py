@@ -283,7 +283,7 @@ def test_too_few_votes_train_nothing(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("--from-ledger",), ("folder", "--from-ledger", "--out", "x"), ("folder", "--out", "x")]
+    "words", [(), ("folder", "--from-ledger"), ("folder", "--from-ledger", "--out", "x"), ("folder", "--out", "x")]
 )
 def test_one_source_to_train_from(home: Path, words: tuple[str, ...]) -> None:
     assert run("router", "train", *words).exit_code == 2
