@@ -20,8 +20,6 @@ from tests.conformance.shapes import EVERY, Case, Shape, every, shapes
 from tests.support.gateway import Gateway, gateway, hosted
 from tests.support.upstream import Plan, Upstream
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-
 PROMPT = "What is the capital of France?"
 WITH_USAGE = {"stream_options": {"include_usage": True}}
 COLUMNS = {
@@ -165,6 +163,7 @@ def test_every_shape_has_every_case_or_says_why_it_cannot(name: str) -> None:
 CASES = [pytest.param(name, case, id=f"{name}: {case.case}") for name, case in every()]
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(("shape", "case"), CASES)
 async def test_exact_to_the_nano_dollar(exchange: Exchange, case: Case) -> None:
     if case.repeats:

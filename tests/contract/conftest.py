@@ -8,20 +8,34 @@ from pathlib import Path
 import pytest
 
 from gateway.ledger.store import SqlStore
-from tests.support.postgres import emptied
+from tests.support.postgres import emptied, migrated
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database with nothing in it."""
+    if request.param == "sqlite":
+        return _file(tmp_path)
+    return await emptied(request.getfixturevalue("postgres"))
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database with nothing in it."""
-    if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path / 'ledger.sqlite3'}"
-    return await emptied(request.getfixturevalue("postgres"))
+    """Books without a row."""
+    if request.param == "postgresql":
+        return await migrated(request.getfixturevalue("postgres"))
+    store = SqlStore(_file(tmp_path))
+    await store.migrate()
+    await store.close()
+    return _file(tmp_path)
 
 
 @pytest.fixture
 async def store(url: str) -> AsyncIterator[SqlStore]:
     made = SqlStore(url)
-    await made.migrate()
     yield made
     await made.close()
+
+
+def _file(folder: Path) -> str:
+    return f"sqlite+aiosqlite:///{folder / 'ledger.sqlite3'}"

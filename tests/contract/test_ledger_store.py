@@ -265,8 +265,8 @@ async def test_a_reader_sees_what_was_written_and_cannot_write(store: SqlStore, 
     await reader.close()
 
 
-async def test_before_the_first_migration_the_ledger_is_away(url: str) -> None:
-    reader = SqlStore.reader(url)
+async def test_before_the_first_migration_the_ledger_is_away(empty_url: str) -> None:
+    reader = SqlStore.reader(empty_url)
     with pytest.raises(LedgerAway):
         await reader.recent()
     await reader.close()

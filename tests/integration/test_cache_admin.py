@@ -217,7 +217,7 @@ async def test_workers_share_what_is_stored_and_what_is_purged(
 
     assert await there() == "none"
     await ask(gate, "Hi", key)
-    await until(lambda: _is(there, "exact"), within_s=5)
+    await until(lambda: _is(there, "exact"))
     await purge(gate, all=True)
     assert await there() == "none"
 

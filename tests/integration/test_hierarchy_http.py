@@ -48,7 +48,7 @@ async def budget(gate: Gateway, **fields: Any) -> str:
     """A budget that this worker knows of; its id."""
     reply = await gate.admin("POST", "/admin/budgets", json=fields)
     assert reply.status_code == 201, reply.text
-    await until(lambda: gate.runtime.books.tree.knows(reply.json()["id"]), within_s=3)
+    await until(lambda: gate.runtime.books.tree.knows(reply.json()["id"]))
     return str(reply.json()["id"])
 
 
@@ -183,7 +183,7 @@ async def test_a_limit_can_be_changed_and_a_budget_deleted_while_serving(gate: G
     async def free() -> bool:
         return (await gate.chat(key=key, **LIMITED)).status_code == 200
 
-    await until(free, within_s=3)
+    await until(free)
 
 
 async def test_only_what_key_team_and_organisation_allow_can_be_asked_for(gate: Gateway, upstream: Upstream) -> None:
@@ -197,7 +197,7 @@ async def test_only_what_key_team_and_organisation_allow_can_be_asked_for(gate: 
     async def routed() -> bool:
         return bool((await gate.chat(key=key, **LIMITED)).headers.get("x-gateway-model") == "lesser")
 
-    await until(routed, within_s=3)
+    await until(routed)
     refusals = [
         await gate.chat(key=key, model="big"),
         await gate.chat(key=key, model="auto:cheaper"),
@@ -283,7 +283,7 @@ async def test_definitions_can_be_taken_to_another_gateway_and_keys_go_on_workin
 
     assert reply.json() == {"groups": 1, "keys": 1, "budgets": 1}
     assert await everything(gate) == taken
-    await until(lambda: gate.runtime.books.tree.knows(budget_id), within_s=3)
+    await until(lambda: gate.runtime.books.tree.knows(budget_id))
     served = await gate.chat(key=key, **LIMITED)
     assert (served.status_code, served.headers["x-ratelimit-limit-requests"]) == (200, "7")
     assert [one["spent_nano"] > 0 for one in await state(gate, budget_id)] == [True]
@@ -327,8 +327,8 @@ async def test_a_changed_key_is_in_force_within_a_second(gate: Gateway, upstream
     async def served() -> bool:
         return bool((await gate.chat(key=key, **LIMITED)).headers.get("x-ratelimit-limit-requests") == "3")
 
-    await until(served, within_s=3)
-    assert time.monotonic() - began < 3
+    await until(served)
+    assert time.monotonic() - began < allowed(3.0)
     await gate.nothing_held(key)
 
 

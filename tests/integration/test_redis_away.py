@@ -22,12 +22,12 @@ async def gate(tmp_path: Path, upstream: Upstream) -> AsyncIterator[Gateway]:
 
 async def gone(gate: Gateway) -> None:
     gate.redis.kill()
-    await until(lambda: not gate.runtime.link.connected, within_s=5)
+    await until(lambda: not gate.runtime.link.connected)
 
 
 async def back(gate: Gateway) -> None:
     gate.redis.start()
-    await until(lambda: gate.runtime.link.connected and not gate.runtime.books.spool.waiting, within_s=10)
+    await until(lambda: gate.runtime.link.connected and not gate.runtime.books.spool.waiting)
 
 
 async def test_who_has_no_budget_is_served_and_who_has_one_is_not(gate: Gateway, upstream: Upstream) -> None:

@@ -192,7 +192,7 @@ async def test_a_target_that_was_away_stays_away_over_a_reload_and_comes_back(
 
         assert (await gate.chat()).json()["error"]["code"] == "no_target_available"
         relay.restore()
-        await until(lambda: gate.runtime.view.fleet.unavailable("big") is None, within_s=15)
+        await until(lambda: gate.runtime.view.fleet.unavailable("big") is None)
         assert await rule(gate) == "next"
 
 
@@ -201,7 +201,7 @@ async def test_every_worker_reloads(gate: Gateway) -> None:
     async with serving(other) as (url, _):
         write(gate, policy("everywhere"))
         assert (await reload(gate)).status_code == 200
-        await until(lambda: other.view.policies.policies["default"].rules[0].name == "everywhere", within_s=5)
+        await until(lambda: other.view.policies.policies["default"].rules[0].name == "everywhere")
         write(gate, BAD)
         assert (await reload(gate)).status_code == 400
 
@@ -225,12 +225,12 @@ async def test_a_changed_file_is_noticed(gate: Gateway, monkeypatch: pytest.Monk
             return bool((await told())["last_error"])
 
         write(gate, policy("first"))
-        await until(lambda: other.view.policies.policies["default"].rules[0].name == "first", within_s=5)
+        await until(lambda: other.view.policies.policies["default"].rules[0].name == "first")
         file = write(gate, BAD)
-        await until(refused, within_s=5)
+        await until(refused)
         assert f"{file}:4" in (await told())["last_error"]
         write(gate, policy("second"))
-        await until(lambda: other.view.policies.policies["default"].rules[0].name == "second", within_s=5)
+        await until(lambda: other.view.policies.policies["default"].rules[0].name == "second")
         assert not await refused()
 
 

@@ -170,14 +170,14 @@ async def test_what_cannot_be_settled_is_spooled_and_settled_once_redis_is_back(
         before.admission = await books.admit(before, look_up=False)
         await books.reserve(before, hold(shown, 600))
         own_redis.kill()
-        await until(lambda: not books.link.connected, within_s=3)
+        await until(lambda: not books.link.connected)
         await books.settle(before, row(before, shown, cost_nano=100), None)
         during = visit(shown, BUDGETED)
         during.admission = await books.admit(during, look_up=False)
         await books.settle(during, row(during, shown, request_id="req_2", cost_nano=30), None)
         assert books.spool.waiting == 2
         own_redis.start()
-        await until(lambda: books.link.connected, within_s=3)
+        await until(lambda: books.link.connected)
 
         assert await books.replay_spool() == 2
         assert await books.replay_spool() == 0

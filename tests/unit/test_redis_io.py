@@ -23,6 +23,7 @@ from gateway.config import GatewayConfig, RedisConfig, Settings
 from gateway.errors import RedisAway
 from gateway.redis_io import Keys, RedisLink, Script, client, redis_url
 from gateway.types import Principal
+from tests.support.pace import allowed
 from tests.support.redis_server import RedisServer
 from tests.support.tcp_redis import TcpRedis
 from tests.support.waiting import until
@@ -97,9 +98,9 @@ async def test_a_connection_that_breaks_fails_all_its_calls_at_once_and_mends_it
 
         replies = await outcomes(list(blocked))
 
-        assert time.monotonic() - began < 0.4
+        assert time.monotonic() - began < allowed(0.4)
         assert all(isinstance(reply, RedisAway) for reply in replies)
-        await until(lambda: link.connected, within_s=3)
+        await until(lambda: link.connected)
         assert await link.call("PING") == b"PONG"
         await redis.aclose()
 
@@ -121,7 +122,7 @@ async def test_whoever_is_told_of_the_break_may_call_again_at_once_and_is_answer
         calls = [asyncio.ensure_future(persistent()) for _ in range(5)]
         await asyncio.sleep(0.05)
         own_redis.kill()
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(30):
             assert set(await outcomes(list(calls))) == {"told twice"}
 
 
@@ -129,13 +130,13 @@ async def test_a_killed_redis_is_refused_at_once_and_found_again(own_redis: Redi
     async with linked(own_redis.url) as link:
         await link.call("SET", "kept", "1")
         own_redis.kill()
-        await until(lambda: not link.connected, within_s=3)
+        await until(lambda: not link.connected)
         began = time.monotonic()
         with pytest.raises(RedisAway):
             await link.call("GET", "kept")
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < allowed(0.5)
         own_redis.start()
-        await until(lambda: link.connected, within_s=3)
+        await until(lambda: link.connected)
         assert await link.call("GET", "kept") == b"1"
 
 
@@ -154,8 +155,8 @@ async def test_a_hung_redis_is_away_within_twice_the_timeout_and_leaves_no_socke
         finally:
             os.kill(own_redis.pid, signal.SIGCONT)
         assert all(isinstance(reply, RedisAway) for reply in replies)
-        assert took <= 0.25
-        await until(lambda: link.connected, within_s=3)
+        assert took <= allowed(0.25)
+        await until(lambda: link.connected)
         assert await link.call("PING") == b"PONG"
 
 

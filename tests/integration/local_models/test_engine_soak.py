@@ -125,8 +125,8 @@ async def survives(seconds: float, words: int, tokens: int) -> None:
 
 
 @pytest.mark.timeout(300)
-async def test_a_minute_of_mixed_load_leaves_nothing_behind() -> None:
-    await survives(60.0, words=30, tokens=12)
+async def test_mixed_load_leaves_nothing_behind() -> None:
+    await survives(12.0, words=30, tokens=12)
 
 
 @pytest.mark.soak
