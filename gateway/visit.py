@@ -286,40 +286,51 @@ def bill(visit: Visit, prices: PriceBook) -> Bill:
 def _bill(visit: Visit, prices: PriceBook) -> Bill:
     usage = visit.final_usage()
     if visit.given:
-        reference = visit.hit.entry.usage if visit.hit is not None else usage
-        saves = visit.hit is not None or visit.status == "ok"
-        return Bill(
-            usage=msgspec.structs.replace(reference, source="none"),
-            cost_nano=0,
-            baseline_nano=_baseline(visit, prices, reference, 0) if saves else 0,
-            price=None,
-            unpriced=False,
-        )
-    if usage.source == "none":
-        abandoned, source = _abandoned(visit, prices, 0)
-        return Bill(
-            usage=usage,
-            cost_nano=abandoned,
-            baseline_nano=0,
-            price=prices.price(visit.model, visit.ts_ms) if abandoned else None,
-            unpriced=False,
-            source=source,
-            abandoned_nano=abandoned,
-        )
+        return _of_given(visit, prices, usage)
+    return _of_tries(visit, prices, usage) if usage.source == "none" else _of_answer(visit, prices, usage)
+
+
+def _of_given(visit: Visit, prices: PriceBook, usage: Usage) -> Bill:
+    """What was bought for another request costs nothing and saves all that it would have cost."""
+    reference = visit.hit.entry.usage if visit.hit is not None else usage
+    saves = visit.hit is not None or visit.status == "ok"
+    return Bill(
+        usage=msgspec.structs.replace(reference, source="none"),
+        cost_nano=0,
+        baseline_nano=_baseline(visit, prices, reference, 0) if saves else 0,
+        price=None,
+        unpriced=False,
+    )
+
+
+def _of_tries(visit: Visit, prices: PriceBook, usage: Usage) -> Bill:
+    """Nothing was answered."""
+    abandoned, source = _abandoned(visit, prices, 0)
+    return Bill(
+        usage=usage,
+        cost_nano=abandoned,
+        baseline_nano=0,
+        price=prices.price(visit.model, visit.ts_ms) if abandoned else None,
+        unpriced=_unpriced_try(visit, prices),
+        source=source,
+        abandoned_nano=abandoned,
+    )
+
+
+def _of_answer(visit: Visit, prices: PriceBook, usage: Usage) -> Bill:
     if usage.busy_s is None and prices.timed(visit.model, visit.ts_ms):
         usage = msgspec.structs.replace(usage, busy_s=visit.called_s())
     price = prices.price(visit.model, visit.ts_ms)
     cost = prices.cost_nano(visit.model, usage, visit.ts_ms) if price is not None else 0
     if usage.source == "estimated" and visit.reserved_nano:
         cost = min(cost, visit.reserved_nano)
-    saves = visit.status == "ok"
     abandoned, source = _abandoned(visit, prices, cost)
     return Bill(
         usage=usage,
         cost_nano=cost + abandoned,
-        baseline_nano=_baseline(visit, prices, usage, cost) if saves else cost,
+        baseline_nano=_baseline(visit, prices, usage, cost) if visit.status == "ok" and price is not None else cost,
         price=price,
-        unpriced=price is None,
+        unpriced=price is None or _unpriced_try(visit, prices),
         source="estimated" if "estimated" in (source, usage.source) else usage.source,
         abandoned_nano=abandoned,
     )
@@ -340,6 +351,11 @@ def _abandoned(visit: Visit, prices: PriceBook, cost_nano: int) -> tuple[int, Us
     if source == "estimated" and visit.reserved_nano:
         total = min(total, max(0, visit.reserved_nano - cost_nano))
     return total, source
+
+
+def _unpriced_try(visit: Visit, prices: PriceBook) -> bool:
+    """Whether something was billed that nobody knows the price of."""
+    return any(prices.period(model, visit.ts_ms) is None for model, _ in visit.tries())
 
 
 def _baseline(visit: Visit, prices: PriceBook, usage: Usage, otherwise: int) -> int:

@@ -14,14 +14,16 @@ from tests.support.upstream import Upstream
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 RULES = [{"name": "all", "use": ["mystery"]}]
-ALLOWS: Any = {"name": "allows", "unpriced": "allow", "cache": {"exact": False, "semantic": False}, "rules": RULES}
+CACHE = {"exact": False, "semantic": False}
+ALLOWS: Any = {"name": "allows", "unpriced": "allow", "baseline": "gpt-4o-mini", "cache": CACHE, "rules": RULES}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def served(tmp_path_factory: pytest.TempPathFactory, upstream_server: Upstream) -> AsyncIterator[Gateway]:
     mystery = {"name": "mystery", "provider": "openai_compatible", "base_url": upstream_server.base_url}
+    known = {"name": "gpt-4o-mini", "provider": "openai", "api_key": "k", "price": {"input": 0.15, "output": 0.6}}
     policies = [{"name": "default", "rules": RULES}, ALLOWS]
-    async with gateway(tmp_path_factory.mktemp("unpriced"), [mystery], policies) as running:
+    async with gateway(tmp_path_factory.mktemp("unpriced"), [mystery, known], policies) as running:
         yield running
 
 
@@ -40,4 +42,7 @@ async def test_where_the_policy_allows_it_the_cost_is_unknown_in_every_form(gate
     assert plain.json()["usage"]["cost_usd"] is None
     assert "x-gateway-cost-usd" not in plain.headers
     assert '"cost_usd":null,"saved_usd":null' in stream.text
-    assert [(row.unpriced, row.price_source) for row in await gate.rows(2)] == [(True, "")] * 2
+    rows = await gate.rows(2)
+    assert [(row.unpriced, row.price_source) for row in rows] == [(True, "")] * 2
+    # What nobody knows the cost of has saved nothing that anybody could know.
+    assert [(row.cost_nano, row.saved_nano) for row in rows] == [(0, 0)] * 2
