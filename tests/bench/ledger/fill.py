@@ -19,7 +19,8 @@ from sqlalchemy import Connection, event
 from gateway.ledger import months
 from gateway.ledger.answers import Period
 from gateway.ledger.rollups import DAY_MS, HOUR_MS
-from gateway.ledger.statements import is_sqlite
+from gateway.ledger.standing import standing_cost
+from gateway.ledger.statements import insert, is_sqlite, many
 from gateway.ledger.store import SqlStore
 from gateway.ledger.tables import ledger, rollup_day, rollup_hour
 from gateway.types import LedgerEntry, Status, Where
@@ -136,6 +137,7 @@ async def fill(url: str, days: int, until_ms: int, tell: Tell) -> Filled:
         today = until_ms - until_ms % DAY_MS
         written, spent = await _written(store, today - min(days, WRITTEN) * DAY_MS, until_ms, tell)
         await store._write(_copies, days, today, tell)
+        await store._write(_machines, today - days * DAY_MS, until_ms)
         await store.close()
     store = SqlStore.reader(url)
     rows = (await store.totals(Period(until_ms - (days + 1) * DAY_MS, until_ms))).requests
@@ -175,6 +177,16 @@ async def _written(store: SqlStore, since_ms: int, until_ms: int, tell: Tell) ->
             tell("writing", (entry.ts_ms - since_ms) / (until_ms - since_ms))
     await flush()
     return done, spent
+
+
+def _machines(connection: Connection, since_ms: int, until_ms: int) -> None:
+    """What the two local models' machines stood there for: whole hours, and one a day that a restart cut short."""
+    rows = [
+        (start, f"local-{n}", 40_000_000, HOUR_MS - 60_000 * (start % DAY_MS == 0), start + HOUR_MS, 13_000_000 + n)
+        for start in range(since_ms, until_ms, HOUR_MS)
+        for n in range(2)
+    ]
+    many(connection, insert("standing_cost", tuple(standing_cost.c.keys())), rows)
 
 
 def _copies(connection: Connection, days: int, today: int, tell: Tell) -> None:
