@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,7 @@ from gateway.prompt_bound import PromptBound
 from gateway.routing import deadline_s, decided, situation_of, with_params, worst_nano
 from gateway.shadows import Shadows
 from gateway.trials import Trials
-from gateway.types import CacheEntry, CacheHit, Chunk, Decision, Where
+from gateway.types import CacheEntry, CacheHit, Decision, Where
 from gateway.visit import Bill, Visit, bill, ledger_entry, route_name
 from gateway.warmth import Warmth
 
@@ -281,7 +281,10 @@ class Pipeline:
             visit.degraded = visit.degraded or "hosted-failed"
         call.model, call.degraded = visit.model, visit.degraded
         async with aclosing(answer.rest):
-            async for chunk in _chain(opening, answer.rest):
+            for chunk in opening:
+                visit.take(chunk)
+                await call.tell(chunk)
+            async for chunk in answer.rest:
                 visit.take(chunk)
                 await call.tell(chunk)
 
@@ -415,13 +418,11 @@ class Pipeline:
 
     async def _plain(self, view: View, visit: Visit, listener: Listener) -> Reply:
         """Step 9 for a plain reply: its costs are known before the body leaves."""
-        body = b""
-        async for chunk in listener.chunks():
-            if not visit.pays:
-                visit.take(chunk)
-            body = chunk.data
+        chunk = await listener.last()
+        if not visit.pays and chunk is not None:
+            visit.take(chunk)
         await visit.count()
-        amount = bill(visit, view.prices)
+        amount, body = bill(visit, view.prices), b"" if chunk is None else chunk.data
         whole = Reply(self._headers(visit, amount), reply.with_costs(body, amount, visit.final_usage()))
         self._settle(view, visit)
         return whole
@@ -628,6 +629,8 @@ def _worst_case(
 ) -> Reservation:
     """The dearest of all targets that may be tried. A budget that is spent does not have to pay for local ones."""
     each = [_worst_case_of(view, visit, name, bound) for name in (*decision.targets, *decision.last_resort)]
+    if len(each) == 1 and not degraded:
+        return each[0]
     if degraded:
         each = [Reservation(0, one.price_of) if _is_local(view, one.price_of[0]) else one for one in each]
     dearest = max(each, key=lambda one: one.amount_nano)
@@ -638,10 +641,3 @@ def _worst_case(
 def _is_local(view: View, name: str) -> bool:
     model = view.settings.model(name)
     return model is not None and model.is_local
-
-
-async def _chain(opening: Iterable[Chunk], rest: AsyncIterator[Chunk]) -> AsyncGenerator[Chunk, None]:
-    for chunk in opening:
-        yield chunk
-    async for chunk in rest:
-        yield chunk

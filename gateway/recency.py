@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 _WORD = re.compile(r"\w+")
+_APART = "".join(char if _WORD.match(char) else " " for char in map(chr, range(128)))
 # Time, then what changes by itself; by language, without words that mean something else in another one.
 _LISTED = """
 today tonight tomorrow yesterday currently nowadays latest newest recent recently breaking presently weather forecast
@@ -54,7 +55,8 @@ _YEAR = re.compile(r"(?<![\w.,$€£-])(?:19|20)\d{2}(?![\w%]|[.,]\d)")
 
 def about_now(question: str) -> bool:
     """Whether a true answer of an hour ago may be false by now."""
-    return says_now(question, _WORD.findall(question.lower()))
+    lowered = question.lower()
+    return says_now(question, lowered.translate(_APART).split() if lowered.isascii() else _WORD.findall(lowered))
 
 
 def says_now(question: str, words: Sequence[str]) -> bool:

@@ -163,6 +163,15 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
 
+def _checked(reply: Any) -> Any:
+    """What Redis said, unless that is an error."""
+    if not isinstance(reply, hiredis.ReplyError):
+        return reply
+    if _AWAY.match(str(reply)):
+        raise RedisAway(str(reply))
+    raise reply
+
+
 class RedisLink:
     """A self-mending connection. Calls fail at once while it is away, and within ``timeout_s`` when Redis hangs."""
 
@@ -203,26 +212,23 @@ class RedisLink:
             RedisAway: not connected, hung, overloaded or unable to write.
             hiredis.ReplyError: the command itself was wrong (a bug).
         """
+        return _checked(await self._send(args, patient))
+
+    async def run(self, script: Script, keys: tuple[str, ...], *args: Any, patient: bool = False) -> Any:
+        """Run a Lua script by digest, loading it where Redis has lost it."""
+        count = str(len(keys))
+        reply = await self._send(("EVALSHA", script.sha, count, *keys, *args), patient)
+        if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
+            reply = await self._send(("EVAL", script.source, count, *keys, *args), False)
+        return _checked(reply)
+
+    def _send(self, args: tuple[Any, ...], patient: bool) -> asyncio.Future[Any]:
         connection = self._connection
         if connection is None or connection.lost.done():
             raise RedisAway("not connected")
         if len(connection.pending) >= _PENDING_MAX:
             raise RedisAway("too many commands pending")
-        reply = await connection.send(args, patient=patient)
-        if isinstance(reply, hiredis.ReplyError):
-            if _AWAY.match(str(reply)):
-                raise RedisAway(str(reply))
-            raise reply
-        return reply
-
-    async def run(self, script: Script, keys: tuple[str, ...], *args: Any, patient: bool = False) -> Any:
-        """Run a Lua script by digest, loading it where Redis has lost it."""
-        try:
-            return await self.call("EVALSHA", script.sha, str(len(keys)), *keys, *args, patient=patient)
-        except hiredis.ReplyError as error:
-            if not str(error).startswith("NOSCRIPT"):
-                raise
-        return await self.call("EVAL", script.source, str(len(keys)), *keys, *args)
+        return connection.send(args, patient=patient)
 
     async def _keep(self) -> None:
         delay = 0.02

@@ -1,4 +1,4 @@
-"""How many tokens a text has: estimated from its characters, or counted by a tokenizer in a thread.
+"""How many tokens a text has: estimated from its characters, or counted by a tokenizer in another process.
 
 The estimate needs no tokenizer, so that the event loop is never held up. Its weights are a non-negative least-squares
 fit to OpenAI's cl100k_base over English prose, source code, JSON and Markdown and sentences in fifteen other languages:
@@ -11,19 +11,16 @@ OpenAI's o200k_base counts it, whatever the model: a stand-in, which rows made b
 from __future__ import annotations
 
 import asyncio
+import atexit
 import functools
-import importlib.util
-import os
 import string
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+
+from gateway.tokenizer import Tokenizer
 
 WHOLE = 256 * 1024
 _SLICES, _SLICE = 32, 4096
-# tiktoken names the file of an encoding by the SHA-1 of the URL it would fetch it from.
-_O200K_FILE = "fb374d419588a4632f3f557e76b4b70aebbca790"
 
 _LETTERS = string.ascii_letters.encode()
 _DIGITS = string.digits.encode()
@@ -70,41 +67,32 @@ def estimate_tokens(text: str) -> int:
 
 
 async def count_tokens(texts: Sequence[str]) -> list[int]:
-    """The tokens of each text by o200k_base, in a thread; as `estimate_tokens` has them where its file is missing."""
+    """The tokens of each text by o200k_base; as `estimate_tokens` has them where it cannot be had."""
     return await asyncio.get_running_loop().run_in_executor(_thread(), _counted, list(texts))
 
 
 def _counted(texts: Sequence[str]) -> list[int]:
-    encoding = _o200k()
-    return [_encoded(encoding, text) if encoding is not None else estimate_tokens(text) for text in texts]
+    samples = [text if len(text) <= WHOLE else _sample(text) for text in texts]
+    counts = _tokenizer().count(samples)
+    if counts is None:
+        return [estimate_tokens(text) for text in texts]
+    return [
+        count if sample is text else round(count * len(text) / len(sample))
+        for count, sample, text in zip(counts, samples, texts, strict=True)
+    ]
 
 
-def _encoded(encoding: Any, text: str) -> int:
-    sample = text if len(text) <= WHOLE else _sample(text)
-    count = len(encoding.encode_ordinary(sample))
-    return count if sample is text else round(count * len(text) / len(sample))
+@functools.cache
+def _tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer()
+    atexit.register(tokenizer.close)
+    return tokenizer
 
 
 @functools.cache
 def _thread() -> ThreadPoolExecutor:
     """One, so that a burst of broken-off streams cannot take the machine."""
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokens")
-
-
-@functools.cache
-def _o200k() -> Any:
-    """The encoding, from the file in the litellm wheel (which is not imported): nothing is fetched. None without it."""
-    spec = importlib.util.find_spec("litellm")
-    folders = [
-        Path(folder) / "litellm_core_utils/tokenizers" for folder in (spec and spec.submodule_search_locations) or ()
-    ]
-    folder = next((folder for folder in folders if (folder / _O200K_FILE).is_file()), None)
-    if folder is None:
-        return None
-    os.environ["TIKTOKEN_CACHE_DIR"] = str(folder)
-    import tiktoken
-
-    return tiktoken.get_encoding("o200k_base")
 
 
 def _sample(text: str) -> str:

@@ -64,7 +64,7 @@ class Principal(Frozen, frozen=True, kw_only=True):
 
     def may_use(self, what: Literal["models", "policies", "tags"], name: str) -> bool:
         """Whether everyone above this key, and the key itself, lets it ask for that."""
-        return all(_matches(getattr(one, what), name) for one in self.allowed)
+        return not self.allowed or all(_matches(getattr(one, what), name) for one in self.allowed)
 
 
 def _matches(patterns: tuple[str, ...], name: str) -> bool:

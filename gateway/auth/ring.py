@@ -23,6 +23,7 @@ class KeyRing:
     def __init__(self, link: RedisLink, keys: Keys) -> None:
         self._link, self._keys = link, keys
         self._copies: OrderedDict[str, KeyRecord] = OrderedDict()
+        self._principals: dict[str, Principal] = {}
         self._forgotten = 0
         self._above: dict[str, Allowed] = {}
 
@@ -40,8 +41,14 @@ class KeyRing:
         record = self._copies.get(digest) or await self._fetch(digest)
         if record is None or not record.usable(int(time.time() * 1000)):
             raise Unauthenticated("the API key is unknown, expired or revoked")
-        if not self._above:
-            return record.principal()
+        principal = self._principals.get(digest)
+        if principal is None:
+            principal = self._principal(record)
+            if self._copies.get(digest) is record:
+                self._principals[digest] = principal
+        return principal
+
+    def _principal(self, record: KeyRecord) -> Principal:
         names = (organisation_field(record.organisation), team_field(record.organisation, record.team))
         return record.principal(*(self._above[name] for name in names if name in self._above))
 
@@ -51,6 +58,7 @@ class KeyRing:
             return  # Redis has lost them
         groups = {name.decode(): value for name, value in fields.items() if value and name.startswith(GROUPS)}
         self._above = {name: msgspec.json.decode(value, type=Group).allowed for name, value in groups.items()}
+        self._principals.clear()
 
     async def _fetch(self, digest: str) -> KeyRecord | None:
         before = self._forgotten
@@ -61,7 +69,7 @@ class KeyRing:
         if before == self._forgotten:  # else the answer may be older than an event that has been followed
             self._copies[digest] = record
         while len(self._copies) > _COPIES_MAX:
-            self._copies.popitem(last=False)
+            self._principals.pop(self._copies.popitem(last=False)[0], None)
         return record
 
     def forget(self, digest: str | None = None) -> None:
@@ -69,5 +77,7 @@ class KeyRing:
         self._forgotten += 1
         if digest is None:
             self._copies.clear()
+            self._principals.clear()
         else:
             self._copies.pop(digest, None)
+            self._principals.pop(digest, None)

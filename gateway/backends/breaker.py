@@ -43,6 +43,8 @@ class Breaker:
 
     def reason(self) -> str | None:
         """Why the target is not to be asked now, None if it may be."""
+        if self._error is None:
+            return None
         state = self.state
         if state == "closed" or (state == "half-open" and not self._trial):
             return None
@@ -64,7 +66,7 @@ class Breaker:
                 upstream_status=self._error.upstream_status if self._error else None,
                 retry_after=self._left() or None,
             )
-        self._trial = self.state == "half-open"
+        self._trial = self._error is not None and self.state == "half-open"
         return self._trial
 
     def answered(self, trial: bool) -> None:

@@ -291,9 +291,6 @@ def _admission(reply: list[Any], rates: Sequence[Rate], parts: Sequence[tuple[Ac
 
 def _tightest(limits: Sequence[int], found: Sequence[int], at: int) -> Limit | None:
     """Of several levels the one with the least left, and of those the one that stays so for longest."""
-    told = [Limit(limit, *_told(found, 4 * index + at)) for index, limit in enumerate(limits) if limit]
-    return min(told, key=lambda one: (one.left, -one.reset_s), default=None)
-
-
-def _told(found: Sequence[int], at: int) -> tuple[int, float]:
-    return found[at], found[at + 1] / 1000
+    places = [(limit, 4 * index + at) for index, limit in enumerate(limits) if limit]
+    told = [Limit(limit, found[place], found[place + 1] / 1000) for limit, place in places]
+    return min(told, key=lambda one: (one.left, -one.reset_s)) if len(told) > 1 else told[0] if told else None

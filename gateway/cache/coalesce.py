@@ -95,9 +95,10 @@ class SharedCall:
             self.whole = False
             self._task.cancel()
 
-    def _end(self, task: asyncio.Task[None]) -> None:
+    def _end(self, failure: BaseException | None) -> None:
         self.over, self.ended = True, time.perf_counter()
-        self.failure = UpstreamBroken("the call was given up") if task.cancelled() else task.exception()
+        given_up = isinstance(failure, asyncio.CancelledError)
+        self.failure = UpstreamBroken("the call was given up") if given_up else failure
         self._task = None
         self._wake()
 
@@ -120,22 +121,40 @@ class Listener:
 
     async def chunks(self) -> AsyncGenerator[Chunk, None]:
         """Everything from the beginning to the end. Raises what the call failed with."""
-        call = self.call
         while True:
-            while self.place < call._passed + len(call._chunks):
-                chunk = call._chunks[self.place - call._passed]
-                self.place += 1
-                call._moved()
+            while (chunk := self._read()) is not None:
                 yield chunk
-            if call.over:
-                if call.failure is not None:
-                    raise _copy(call.failure)
+            if self._ended():
                 return
+            await self._change()
+
+    async def last(self) -> Chunk | None:
+        """What was said last, once the call is over: all of a plain reply. Raises what the call failed with."""
+        last = None
+        while True:
+            while (chunk := self._read()) is not None:
+                last = chunk
+            if self._ended():
+                return last
             await self._change()
 
     def leave(self) -> None:
         """The last one to leave ends the call, unless that is over."""
         self.call._left(self)
+
+    def _read(self) -> Chunk | None:
+        """The next chunk, where there is one already."""
+        call = self.call
+        if self.place == call._passed + len(call._chunks):
+            return None
+        self.place += 1
+        call._moved()
+        return call._chunks[self.place - call._passed - 1]
+
+    def _ended(self) -> bool:
+        if self.call.over and self.call.failure is not None:
+            raise _copy(self.call.failure)
+        return self.call.over
 
     async def _change(self) -> None:
         waiting = asyncio.get_running_loop().create_future()
@@ -165,19 +184,32 @@ class Coalescer:
         """
         call = SharedCall()
         listener = call.listen()
-        task = call._task = asyncio.create_task(work(call))
+        task = call._task = asyncio.create_task(self._run(key, call, work))
         self._tasks.add(task)
         if key is not None:
             self._calls[key] = call
 
         def done(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
-            call._end(task)
-            self._keep(key, call)
+            if not call.over:
+                self._over(key, call, asyncio.CancelledError())
             ended()
 
         task.add_done_callback(done)
         return listener
+
+    async def _run(self, key: Key | None, call: SharedCall, work: Work) -> None:
+        """Its end is told in the same turn of the loop as its last chunk, so that who listens is woken once."""
+        try:
+            await work(call)
+        except (asyncio.CancelledError, Exception) as failure:  # the task's edge: told to those who listen
+            self._over(key, call, failure)
+        else:
+            self._over(key, call, None)
+
+    def _over(self, key: Key | None, call: SharedCall, failure: BaseException | None) -> None:
+        call._end(failure)
+        self._keep(key, call)
 
     async def drain(self) -> None:
         """Wait for every call under way."""

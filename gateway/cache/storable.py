@@ -38,8 +38,26 @@ _REFUSAL = re.compile(
 )
 
 
+class _Message(msgspec.Struct):
+    content: Any = None
+    tool_calls: Any = None
+    function_call: Any = None
+    refusal: Any = None
+    audio: Any = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message | None = None
+    finish_reason: Any = None
+    logprobs: Any = None
+    content_filter_results: Any = None
+
+
 class _Plain(msgspec.Struct):
-    choices: list[dict[str, Any]] = []
+    choices: list[_Choice] = []
+
+
+_decode = msgspec.json.Decoder(_Plain).decode
 
 
 def storable(body: bytes) -> bool:
@@ -47,21 +65,21 @@ def storable(body: bytes) -> bool:
     tool calls, log-probabilities, audio or refusals, and nothing filtered or cut off.
     """
     try:
-        choices = msgspec.json.decode(body, type=_Plain).choices
+        choices = _decode(body).choices
     except msgspec.DecodeError:
         return False
     return bool(choices) and all(_clean(choice) for choice in choices)
 
 
-def _clean(choice: dict[str, Any]) -> bool:
-    message = choice.get("message") or {}
-    if choice.get("finish_reason") != "stop" or choice.get("logprobs") or not isinstance(message, dict):
+def _clean(choice: _Choice) -> bool:
+    message = choice.message
+    if choice.finish_reason != "stop" or choice.logprobs or message is None:
         return False
-    if message.get("tool_calls") or message.get("function_call") or message.get("refusal") or message.get("audio"):
+    if message.tool_calls or message.function_call or message.refusal or message.audio:
         return False
-    if _filtered(choice.get("content_filter_results")):
+    if _filtered(choice.content_filter_results):
         return False
-    text = message.get("content")
+    text = message.content
     return isinstance(text, str) and bool(text.strip()) and not refuses(text)
 
 

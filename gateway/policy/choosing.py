@@ -6,9 +6,10 @@ is better than none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from typing import NamedTuple
 
 from gateway.config import ModelConfig
 from gateway.policy.model import Strategy
@@ -42,8 +43,7 @@ class Wishes:
         return self.strategy in ("cheapest", "best")
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """One request, as far as the choice of its targets goes."""
 
     features: Features
@@ -74,12 +74,20 @@ class Choice:
 
     def ordered(self, names: Sequence[str], wishes: Wishes) -> list[str]:
         """In order of trial: by the rule's strategy, without those that know too little or are too slow, unless all."""
-        for unfit in (self._outdated, lambda name: self._too_slow(name, wishes)):
+        for unfit in self._unfit(wishes):
             found = {name: reason for name in names if (reason := unfit(name)) is not None}
             if 0 < len(found) < len(names):
                 self.rejected += (Rejected(model=name, reason=reason) for name, reason in found.items())
                 names = [name for name in names if name not in found]
         return self.ranked(names, wishes)
+
+    def _unfit(self, wishes: Wishes) -> Iterator[Callable[[str], str | None]]:
+        """What may speak against a model that can be asked: for most requests nothing."""
+        features, situation = self._asked.features, self._asked.situation
+        if features.about_now or features.year:
+            yield self._outdated
+        if wishes.max_wait_s is not None or wishes.ttft_ms is not None or situation.deadline_ms is not None:
+            yield lambda name: self._too_slow(name, wishes)
 
     def ranked(self, names: Sequence[str], wishes: Wishes) -> list[str]:
         """By the rule's strategy."""
@@ -118,7 +126,7 @@ class Choice:
     def _outdated(self, name: str) -> str | None:
         """A question about a year wants a model that has seen some of it, one about now a model of the last year."""
         features, cutoff = self._asked.features, self._models[name].knowledge_cutoff
-        if cutoff is None or not (features.about_now or features.year):
+        if cutoff is None:
             return None
         today = datetime.fromtimestamp(self._asked.situation.now_ms / 1000, UTC).date()
         wanted = date(features.year, 1, 1) if features.year else today - _YEAR
@@ -126,8 +134,6 @@ class Choice:
 
     def _too_slow(self, name: str, wishes: Wishes) -> str | None:
         situation = self._asked.situation
-        if wishes.max_wait_s is None and wishes.ttft_ms is None and situation.deadline_ms is None:
-            return None
         live = situation.live(name)
         if wishes.max_wait_s is not None and live.wait_s > wishes.max_wait_s:
             return f"would wait {live.wait_s:.2f} s, over max_wait {wishes.max_wait_s:g} s"

@@ -187,7 +187,7 @@ class CompiledPolicy:
         arm, use, wishes = _arm(rule, situation)
         choice = Choice(self.models, self.prices, Asked(features, score, situation, unavailable, local_only))
         targets = choice.ordered(choice.usable(use, wishes), wishes)
-        others = choice.usable([name for name in self._local_models() if name not in use])
+        others = choice.usable([name for name in self._local_models if name not in use])
         degraded = choice.degraded(use, targets)
         if degraded or not targets:
             targets, others = targets + others, []
@@ -270,8 +270,9 @@ class CompiledPolicy:
             decision, targets=tuple(kept), last_resort=(), rejected=decision.rejected + spent, degraded="budget"
         )
 
-    def _local_models(self) -> list[str]:
-        return [name for name, model in self.models.items() if model.is_local]
+    @functools.cached_property
+    def _local_models(self) -> tuple[str, ...]:
+        return tuple(name for name, model in self.models.items() if model.is_local)
 
     def _pinned(self, score: Score, unavailable: Unavailable, local_only: bool, name: str) -> Decision:
         model = self.models.get(name)

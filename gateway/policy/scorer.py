@@ -115,10 +115,13 @@ class RuleScorer:
     def score(self, features: Features, embedding: NDArray[np.float32] | None = None) -> Score:
         """Pure, tens of microseconds; the first 1,500 characters are looked at, the embedding is not used."""
         text = features.last_user_text[:WINDOW]
-        words = _words(text.lower())
-        hard = _hard(features, text, words)
-        parts = {"base": BASE} | hard | _easy(features, text, words, hard)
-        shown = sorted(((name, round(part, 3)) for name, part in parts.items() if part), key=lambda part: -abs(part[1]))
+        lowered = text.lower()
+        words = _words(lowered)
+        known = set(words)
+        hard = _hard(features, text, lowered, words, known)
+        parts = {"base": BASE, **hard, **_easy(features, lowered, words, known, hard)}
+        shown = [(name, round(part, 3)) for name, part in parts.items() if part]
+        shown.sort(key=lambda part: -abs(part[1]))
         return Score(difficulty=round(min(1.0, max(0.0, sum(parts.values()))), 3), contributions=tuple(shown))
 
 
@@ -127,9 +130,8 @@ def _words(text: str) -> list[str]:
     return text.translate(_LETTERS).split() if text.isascii() else _WORD.findall(text)
 
 
-def _hard(features: Features, text: str, words: list[str]) -> dict[str, float]:
+def _hard(features: Features, text: str, lowered: str, words: list[str], known: set[str]) -> dict[str, float]:
     """What speaks for a large model, each bounded."""
-    known, lowered = set(words), text.lower()
     parts = {
         "demanding": 0.15 * min(2, len(known & _DEMANDING)),
         "vocabulary": _vocabulary(features, words if text.isupper() else _words(text)),
@@ -157,8 +159,8 @@ def _vocabulary(features: Features, words: list[str]) -> float:
     if features.language not in ("en", "und"):
         return 0.0
     total = 0.0
-    for position, word in enumerate(dict.fromkeys(words)):
-        if word in WORDS or (position and word[0].isupper()):
+    for word in [word for word in dict.fromkeys(words) if word not in WORDS]:
+        if word[0].isupper() and word != words[0]:
             continue
         lowered = word.lower()
         if not is_everyday(lowered) and lowered not in _MECHANICAL:
@@ -168,16 +170,18 @@ def _vocabulary(features: Features, words: list[str]) -> float:
     return total
 
 
-def _easy(features: Features, text: str, words: list[str], hard: dict[str, float]) -> dict[str, float]:
+def _easy(
+    features: Features, lowered: str, words: list[str], known: set[str], hard: dict[str, float]
+) -> dict[str, float]:
     """What speaks for a small model: at most one of these."""
-    if _SUM.fullmatch(text.strip().lower()):
+    if _SUM.fullmatch(lowered.strip()):
         return {"one-sum": -0.3 - hard.get("maths", 0.0)}
     if features.turns > 1 and len(words) < features.words:
         small = features.words <= 12 and not hard.keys() & {"code", "maths", "constraints"}
         return {"continues-a-short-task": -0.25} if small else {}
     if hard.keys() & {"demanding", "code", "maths", "options"} or not features.words:
         return {}
-    count, known = features.words, set(words)
+    count = features.words
     if count <= 6 and known & _SMALL_TALK:
         return {"small-talk": -0.45}
     if count <= 40 and not known.isdisjoint(_MECHANICAL) and not known & _MAKING - {"how", "you", "do"}:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from gateway import tokens
+from gateway import tokenizer
 from gateway.tokens import estimate_tokens
 from tests.support.gateway import Gateway, gateway, hosted
 from tests.support.upstream import Plan, Upstream
@@ -40,7 +40,7 @@ async def served(tmp_path_factory: pytest.TempPathFactory, upstream_server: Upst
 
 
 def counted(text: str) -> int:
-    return len(tokens._o200k().encode_ordinary(text))
+    return len(tokenizer.o200k().encode_ordinary(text))
 
 
 async def test_a_prompt_of_more_tokens_than_estimated_stays_within_its_reservation(

@@ -10,7 +10,7 @@ import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import tokens
+from gateway import tokenizer
 from gateway.features import extract
 from gateway.prompt_bound import OPEN_ENDED, TEMPLATE, counted, prompt_bound, reads_o200k
 from gateway.tokens import WHOLE
@@ -22,7 +22,7 @@ PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + 
 
 @pytest.fixture(scope="module")
 def o200k() -> tiktoken.Encoding:
-    encoding: tiktoken.Encoding = tokens._o200k()
+    encoding: tiktoken.Encoding = tokenizer.o200k()
     return encoding
 
 

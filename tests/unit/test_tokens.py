@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from gateway import tokens
+from gateway import tokenizer, tokens
+from gateway.tokenizer import Tokenizer, counted, o200k
 from gateway.tokens import WHOLE, count_tokens, estimate_tokens
-
-
-@pytest.fixture
-def afresh() -> Any:
-    """As in a process that has counted nothing yet."""
-    tokens._o200k.cache_clear()
-    yield
-    tokens._o200k.cache_clear()
 
 
 async def test_counts_as_o200k_base_does() -> None:
@@ -41,17 +36,57 @@ async def test_a_long_text_is_sampled() -> None:
     assert long == pytest.approx(8 * short, rel=0.05)
 
 
-async def test_nothing_is_fetched(afresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def afresh() -> Iterator[None]:
+    """As in a process that has counted nothing yet."""
+    o200k.cache_clear()
+    yield
+    o200k.cache_clear()
+
+
+@pytest.mark.usefixtures("afresh")
+def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise AssertionError("no network")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    assert await count_tokens(["Paris"]) == [1]
+    assert counted([b"Paris"]) == [1]
 
 
-async def test_without_the_file_it_is_estimated(afresh: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("afresh")
+def test_without_its_file_there_is_no_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert counted([b"Paris is the capital."]) is None
+
+
+@pytest.mark.parametrize("command", [("true",), ("/nonexistent",), (sys.executable, "-c", "print('no')")])
+async def test_without_a_count_it_is_estimated(monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]) -> None:
+    monkeypatch.setattr(tokens, "_tokenizer", lambda: Tokenizer(command))
     assert await count_tokens(["Paris is the capital."]) == [estimate_tokens("Paris is the capital.")]
+
+
+def test_a_process_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer, "PATIENCE_S", 0.2)
+    assert Tokenizer((sys.executable, "-c", "import time; time.sleep(600)")).count(["Paris"]) is None
+
+
+def test_it_is_started_again_once_it_has_ended() -> None:
+    one = Tokenizer()
+    assert one.count(["Paris"]) == [1]
+    process = one._process
+    assert process is not None
+    process.kill()
+    process.wait()
+    assert one.count(["Paris", ""]) == [1, 0]
+    one.close()
+
+
+def test_no_tokenizer_is_read_into_this_process() -> None:
+    """It would stop the event loop for half a second."""
+    code = "import asyncio, sys; from gateway.tokens import count_tokens; print(asyncio.run(count_tokens(['Paris'])))"
+    code += "; print('tiktoken' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["[1]", "False"]
 
 
 async def test_the_loop_goes_on_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
