@@ -31,7 +31,8 @@ _JUDGED = 4
 _SURE, _CLOSE = 0.999, 0.05
 _OPENING = (2.0, 0.2, 1.0)  # of the evidence: the verifier and the closeness together
 _REMEMBERED = 2_000
-_NOBODY = 0.75  # where no neighbour has another answer
+_ALONE = 2.0  # what one question's mistake may come to, in budgets, before it is checked
+_NOBODY, _CROWDED = 0.75, 0.85  # where no neighbour has such an answer; from where another one speaks against a hit
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -39,7 +40,9 @@ class Setting(msgspec.Struct, frozen=True):
     while nothing was observed, in budgets; ``most``: that of any hit later on.
 
     ``young``: until so many outcomes were observed, what is served must be surer than ``opens``, and a question is
-    served once before it is checked; after that at most ``unchecked`` times.
+    served once before it is checked; after that at most ``unchecked`` times, or as a share of all hits. ``again``: how
+    often requests are wrong that closeness alone serves, to how often their questions are, since what is asked again
+    and again is oftener right; ``bearable``: the most such a question may be given to be wrong, in budgets.
     """
 
     floor: float
@@ -49,16 +52,21 @@ class Setting(msgspec.Struct, frozen=True):
     young: int = 0
     opens: float = 1.0
     unchecked: int = 0
+    again: float = math.inf
+    bearable: float = 0.0
 
 
 SETTINGS: dict[Mode, Setting] = {
-    # Evidence: 1, the verifier's log-odds, (cosine − 0.9) · 20, (cosine of the nearest with another answer − 0.8) · 10.
+    # Evidence: 1, the verifier's log-odds, (cosine − 0.9) · 20, how far the cosine of the nearest with another answer
+    # is above 0.85 · 10, (cosine of the nearest other one with the same answer − 0.8) · 10.
     "question": Setting(
-        *(0.8, Prior((1.3, 0.0, 1.1, -0.8), (10.0, 80.0, 80.0, 80.0), trust=3.0)),
+        *(0.8, Prior((0.95, 0.0, 0.86, -2.6, -0.6), (5.0, 80.0, 80.0, 20.0, 20.0), trust=3.0)),
         *(2.0, 2.0),
-        young=40,
+        young=20,
         opens=0.01,
         unchecked=4,
+        again=0.5,
+        bearable=4.0,
     ),
     # Evidence: 1, (closest − 0.7) · 5, log-odds of the neighbours' vote, its margin · 5, agreeing ÷ 4,
     # (mean of the three closest that agree − 0.7) · 5.
@@ -105,6 +113,7 @@ class Judge:
         self._limit = max_wrong_rate * self._setting.cold
         self._alike: OrderedDict[str, str] = OrderedDict()
         self._served: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._hits = 0
 
     def judge(self, asked: Text, neighbours: Sequence[Neighbour], said: Mapping[str, float] | None = None) -> Verdict:
         """``neighbours``: nearest first. ``said``: by entry, the probability a better judge than the verifier gave."""
@@ -117,12 +126,19 @@ class Judge:
         verdict = Verdict(
             "explore", target.entry, target.answer, p_same, found.evidence, measures=tuple(found.measures)
         )
-        if 1 - p_same > self._limit or not found.surely or self._often(asked, target.entry):
+        if not self._may(found, 1 - p_same) or self._often(asked, target.entry):
             return verdict
         share = self.audit.share()
         if self._chance.random() < share:
             return msgspec.structs.replace(verdict, audited=True, share=share)
+        self._hits += 1
         return msgspec.structs.replace(verdict, action="accept")
+
+    def _may(self, found: _Found, wrong: float) -> bool:
+        """Whether it may be served, being given to be wrong with this probability."""
+        if found.surely and wrong <= self._limit:
+            return True
+        return found.closely and wrong <= self.max_wrong_rate * self._setting.bearable
 
     @property
     def _young(self) -> bool:
@@ -135,7 +151,8 @@ class Judge:
         if not self._setting.unchecked:
             return False
         times = self._served.pop((asked.raw, entry), 0)
-        if times >= (1 if self._young else self._setting.unchecked):
+        most = max(self._setting.unchecked, _ALONE * self.max_wrong_rate * self._hits)
+        if times >= (1 if self._young else most):
             return True
         self._served[asked.raw, entry] = times + 1
         if len(self._served) > _REMEMBERED:
@@ -202,16 +219,20 @@ class Judge:
         measures = measure(asked, stored.text, stored.similarity)
         p = min(max(self.verifier.p_of(measures) if said is None else said, 1 - _SURE), _SURE)
         other = max((each.similarity for each in near if each.answer != stored.answer), default=_NOBODY)
+        variants = [each for each in near if each.answer == stored.answer and each.entry != stored.entry]
+        variant = max((each.similarity for each in variants), default=_NOBODY)
         evidence = (
-            *(1.0, math.log(p / (1 - p))),
-            *((stored.similarity - 0.9) * 20, (max(other, _NOBODY) - 0.8) * 10),
+            *(1.0, math.log(p / (1 - p)), (stored.similarity - 0.9) * 20),
+            *(max(other - _CROWDED, 0.0) * 10, (max(variant, _NOBODY) - 0.8) * 10),
         )
+        before = self.posterior.before(evidence)
         if self._young:
             both = 1 / (1 + math.exp(-sum(w * e for w, e in zip(_OPENING, evidence, strict=False))))
             surely = 1 - max(p, both) <= min(self.max_wrong_rate, self._setting.opens)
         else:
-            surely = 1 - max(p, self.posterior.before(evidence)) <= self.max_wrong_rate
-        return _Found(evidence, stored, surely, measures.tolist())
+            surely = 1 - max(p, before) <= self.max_wrong_rate
+        closely = (1 - before) * self._setting.again <= self.max_wrong_rate
+        return _Found(evidence, stored, surely, measures.tolist(), closely)
 
 
 class _Found(NamedTuple):
@@ -219,6 +240,7 @@ class _Found(NamedTuple):
     target: Neighbour
     surely: bool = True
     measures: Sequence[float] = ()
+    closely: bool = False
 
 
 def observed(verdict: Verdict, name: str, same: bool) -> Observation:

@@ -45,18 +45,50 @@ def test_a_sure_pair_is_served_by_a_cache_that_knows_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("p", "budget", "action"),
-    [(0.992, 0.005, "explore"), (0.992, 0.01, "accept"), (0.992, 0.05, "accept"), (0.97, 0.05, "explore")],
+    [(0.992, 0.005, "explore"), (0.992, 0.01, "accept"), (0.97, 0.02, "explore"), (0.7, 0.05, "explore")],
 )
 def test_how_sure_a_cache_that_knows_nothing_must_be(p: float, budget: float, action: str) -> None:
     """By the budget, and never less than 99 %: what the verifier says may be wrong here."""
     assert judge(p, budget=budget).judge(ASKED, [near(0.98)]).action == action
 
 
+@pytest.mark.parametrize(
+    ("similarity", "beside", "budget", "action"),
+    [
+        (0.98, [], 0.05, "accept"),
+        (0.94, [], 0.05, "explore"),
+        (0.98, [], 0.02, "explore"),
+        (0.98, [("b", 0.93)], 0.05, "explore"),
+        (0.98, [("a", 0.93)], 0.05, "explore"),
+    ],
+)
+def test_closeness_serves_where_the_budget_allows_for_look_alikes(
+    similarity: float, beside: list[tuple[str, float]], budget: float, action: str
+) -> None:
+    """Not where another answer is as near, nor where the same answer has another question as near: where variants of a
+    question crowd, the next one is a look-alike more often.
+    """
+    others = [near(s, answer, answer * 2, read("how to reset my pass word")) for answer, s in beside]
+    assert judge(0.9, budget=budget).judge(ASKED, [near(similarity), *others]).action == action
+
+
+def test_a_question_is_served_unchecked_no_oftener_than_its_mistake_could_be_borne() -> None:
+    decider = judge(budget=0.05)
+    for number in range(60):
+        decider.learn(Observation(f"{number}", (1.0, 5.3, 1.0, 0.0, -0.5), True))
+    decider.audit.share = lambda: 0.0  # type: ignore[method-assign]
+    for _ in range(100):
+        decider.judge(another(), [near()])
+    asked = another()
+    served = [decider.judge(asked, [near()]).action for _ in range(13)]
+    assert served == [*["accept"] * 12, "explore"]  # 2 · 5 % of the hits so far
+
+
 def test_a_question_that_is_asked_again_and_again_is_checked() -> None:
     decider = judge()
     assert [decider.judge(ASKED, [near()]).action for _ in range(2)] == ["accept", "explore"]
     for number in range(60):
-        decider.learn(Observation(f"{number}", (1.0, 5.3, 1.0, -0.5), True))
+        decider.learn(Observation(f"{number}", (1.0, 5.3, 1.0, 0.0, -0.5), True))
     decider.audit.share = lambda: 0.0  # type: ignore[method-assign]
     asked = another()
     assert [decider.judge(asked, [near()]).action for _ in range(5)] == [*["accept"] * 4, "explore"]
@@ -67,7 +99,7 @@ def test_a_verifier_that_is_wrong_here_is_soon_believed_no_more() -> None:
     for number in range(60):
         for decider in (right, wrong):
             same = decider is right or number % 4 != 0
-            decider.learn(Observation(f"{number}", (1.0, 5.3, 1.0, -0.5), same))
+            decider.learn(Observation(f"{number}", (1.0, 5.3, 1.0, 0.0, -0.5), same))
     assert right.posterior.trust > 0.95
     assert wrong.posterior.trust < 0.001
     assert right.judge(ASKED, [near()]).action == "accept"
@@ -77,13 +109,13 @@ def test_a_verifier_that_is_wrong_here_is_soon_believed_no_more() -> None:
 def test_another_answer_nearby_makes_it_doubt() -> None:
     decider = judge(0.995, budget=0.05)
     for number in range(60):
-        decider.learn(Observation(f"{number}", (1.0, 5.3, 1.0, -0.5), number % 5 != 0))
+        decider.learn(Observation(f"{number}", (1.0, 5.3, 1.0, 0.0, -0.5), number % 5 != 0))
     alone = decider.judge(ASKED, [near(0.97)])
     beside = decider.judge(ASKED, [near(0.97), near(0.96, "b", "f", read("how do i reset my pass word"))])
     assert beside.p_same < alone.p_same - 0.02
-    decider.learn(Observation("same", (1.0, 5.3, 1.0, -0.5), True, answers=("b", "a")))
+    decider.learn(Observation("same", (1.0, 5.3, 1.0, 0.0, -0.5), True, answers=("b", "a")))
     merged = decider.judge(ASKED, [near(0.97), near(0.96, "b", "f", read("how do i reset my pass word"))])
-    assert merged.p_same == pytest.approx(alone.p_same, abs=0.01)
+    assert merged.p_same > beside.p_same + 0.1
 
 
 def test_nothing_is_learnt_from_what_is_far_away() -> None:
@@ -143,7 +175,7 @@ def test_a_partition_that_goes_wrong_later_is_closed_too_and_opens_when_it_is_ba
 
 def test_an_outcome_counts_once_and_one_of_another_mode_not_at_all() -> None:
     decider = judge()
-    verdict = Verdict("explore", evidence=(1.0, 5.0, 1.0, 0.0))
+    verdict = Verdict("explore", evidence=(1.0, 5.0, 1.0, 0.0, -0.5))
     for _ in range(3):
         decider.learn(observed(verdict, "e", True))
     decider.learn(Observation("f", (1.0,) * 6, False))
