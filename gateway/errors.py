@@ -103,7 +103,6 @@ class UpstreamError(GatewayError):
     """
 
     status, type, code = 502, "upstream_error", "upstream_error"
-    retryable = False
 
     def __init__(
         self,
@@ -139,7 +138,6 @@ class UpstreamUnavailable(UpstreamError):
     """
 
     code = "upstream_unavailable"
-    retryable = True
 
     def __init__(self, message: str, *, connect: bool = False, **kwargs: Any) -> None:
         super().__init__(message, **kwargs)
@@ -153,7 +151,6 @@ class UpstreamUnavailable(UpstreamError):
 
 class UpstreamTimeout(UpstreamError):
     status, code = 504, "upstream_timeout"
-    retryable = True
 
 
 class UpstreamBroken(UpstreamError):

@@ -26,8 +26,6 @@ from gateway.types import Decision, Features, Frozen, LedgerEntry, Score
 Values: TypeAlias = NDArray[np.float64]
 _Chosen: TypeAlias = NDArray[np.int64] | slice
 Aim: TypeAlias = Literal["quality", "cost"]
-Costs: TypeAlias = Callable[[str], int | None]
-"""Nano-dollars of one request at a model; None where its price is not known."""
 
 THRESHOLD = re.compile(r"(?P<before>\bdifficulty\s*<=?\s*)(?P<value>\d*\.?\d+)")
 VOTES_MIN = 100

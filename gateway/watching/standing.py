@@ -7,7 +7,6 @@ there is little to compare with yet.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import msgspec
 
@@ -21,8 +20,6 @@ ROUNDS_PER_FALSE_ALARM = 100_000
 ALARM = ROUNDS_PER_FALSE_ALARM * len(CHANNELS)
 """The evidence at which one of the channels tells of a change: each has its share of the false alarms."""
 CHANGES_KEPT = 5
-
-Channel = Literal["answer", "right", "length", "reported"]
 
 
 class Level(Frozen, frozen=True, kw_only=True):

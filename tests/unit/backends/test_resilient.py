@@ -112,7 +112,7 @@ async def test_a_pause_longer_than_the_deadline_is_not_begun(up: Upstream, targe
 
 
 async def test_a_rate_limited_target_is_left_alone_for_that_time(up: Upstream, target: Resilient) -> None:
-    up.enqueue(Plan(status=429, headers={"retry-after": "5"}))
+    up.enqueue(Plan(status=429, headers={"retry-after": "30"}))
     for _ in range(3):
         with pytest.raises(UpstreamUnavailable) as caught:
             await collect(target, chat())
