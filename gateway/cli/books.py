@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from gateway.config import Settings
     from gateway.economics import Statement
     from gateway.ledger.answers import Difference
-    from gateway.ledger.store import SqlStore
 
 
 def report(
@@ -66,21 +65,23 @@ async def _read(chosen: Settings, period: tuple[int, int], verify: bool) -> _Ans
     try:
         summary = await store.summary(*period)
         told = await statement(store, *period, plan_price_usd=chosen.config.plan_price)
-        return summary, told, await _verify(store) if verify else []
+        return summary, told, await _verify(ledger_url(chosen)) if verify else []
     finally:
         await store.close()
 
 
-async def _verify(store: SqlStore) -> list[Difference]:
+async def _verify(url: str) -> list[Difference]:
     """With a bar of the days done, where there is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from gateway.ledger import recount
 
     console = Console(stderr=True)
     columns = (TextColumn("verifying days"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=None)
-        return await store.verify(tell=lambda done, total: progress.update(task, completed=done, total=total))
+        return await recount.verify(url, lambda done, total: progress.update(task, completed=done, total=total))
 
 
 def _told(summary: Mapping[str, Any], told: Statement) -> dict[str, Any]:

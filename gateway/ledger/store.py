@@ -111,7 +111,7 @@ class SqlStore:
 
     async def rebuild(self, since_ms: int = _EVER[0], until_ms: int = _EVER[1]) -> int:
         """Make the rollups of the days in a time from their rows, a day a transaction. Returns how many days."""
-        days = await self._read(rebuilding.days, since_ms, until_ms)
+        days = await self.days(since_ms, until_ms)
         for day in days:
             await self._write(rebuilding.rebuild_day, day)
         return len(days)
@@ -283,6 +283,10 @@ class SqlStore:
         """See :func:`gateway.ledger.definitions.spent`."""
         return await self._read(definitions.spent, budget, since_ms, width_ms)
 
+    async def days(self, since_ms: int = _EVER[0], until_ms: int = _EVER[1]) -> range:
+        """The days (their first ms) that can be verified: from the first row to the last."""
+        return await self._read(rebuilding.days, since_ms, until_ms)
+
     async def verify(
         self, since_ms: int = _EVER[0], until_ms: int = _EVER[1], tell: Callable[[int, int], None] | None = None
     ) -> list[Difference]:
@@ -294,7 +298,7 @@ class SqlStore:
         from gateway.ledger.places import Places
 
         wrong: list[Difference] = []
-        days, places = await self._read(rebuilding.days, since_ms, until_ms), Places()
+        days, places = await self.days(since_ms, until_ms), Places()
         for done, day in enumerate(days):
             if tell:
                 tell(done, len(days))

@@ -77,6 +77,8 @@ def together(tallies: Sequence[Tally]) -> Tally:
     if not tallies:
         nothing = np.zeros(0, dtype=np.int64)
         return Tally(nothing, _no_sums(), nothing, nothing)
+    if len(tallies) == 1:
+        return tallies[0]
     before = np.cumsum([0, *(len(each.codes) for each in tallies[:-1])])
     marks = [each.marks + (int(at) << _BUCKET_BITS) for each, at in zip(tallies, before, strict=True)]
     return tally(

@@ -35,6 +35,7 @@ from gateway.ledger.rollups import (
 from gateway.ledger.tables import rollup_day, rollup_hour
 from gateway.ledger.tally import Ints, Tally
 
+_HOUR, _DAY = str(rollup_hour.name), str(rollup_day.name)
 _AT_ONCE = 20_000
 _HOURS = 24
 _FLAGS = ("CASE WHEN usage_source = 'estimated' THEN 1 ELSE 0 END", "CASE WHEN unpriced THEN 1 ELSE 0 END")
@@ -54,9 +55,9 @@ Counted = dict[int, list[Tally]]
 def verify_day(connection: Connection, day: int, places: Places) -> list[Difference]:
     """Where the rollups of a day (its first ms) are wrong, and rows that carry a series that is not theirs."""
     hours, days, wrong = _Rows(connection, day, places).counted()
-    for table, counted in ((rollup_hour.name, hours), (rollup_day.name, days)):
+    for table, counted in ((_HOUR, hours), (_DAY, days)):
         for cut in CUTS:
-            if table == rollup_day.name or not cut.daily_only:
+            if table == _DAY or not cut.daily_only:
                 kept = _kept(connection, table, cut, day, places)
                 wrong += _differences(table, day, places.cuts[cut.number], counted[cut.number], kept)
     return wrong
@@ -178,7 +179,7 @@ def _kept(connection: Connection, table: str, cut: Cut, day: int, places: Places
     for some in connection.execute(query.execution_options(yield_per=_AT_ONCE), within).partitions():
         start, series, *sums, latency, ttft = zip(*some, strict=True)
         codes = places.of_series(connection, cut, series)
-        if table == rollup_hour.name:
+        if table == _HOUR:
             codes = codes * _HOURS + (np.array(start, dtype=np.int64) - day) // HOUR_MS
         parts.append(tally.tally(codes, tally.columns(sums), *tally.stored_marks(latency, ttft)))
     return tally.together(parts)
@@ -188,7 +189,7 @@ def _differences(table: str, day: int, names: Numbers, rows: Tally, kept: Tally)
     if rows.same(kept):
         return []
     expected, found = rows.cells(), kept.cells()
-    hours = _HOURS if table == rollup_hour.name else 1
+    hours = _HOURS if table == _HOUR else 1
     wrong = [code for code in expected.keys() | found.keys() if expected.get(code) != found.get(code)]
     return [
         Difference(

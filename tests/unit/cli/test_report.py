@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from gateway import economics
 from gateway.cli.app import app
 from gateway.config import load
+from gateway.ledger import recount
 from gateway.ledger.rollups import HOUR_MS
 from gateway.ledger.store import SqlStore
 from gateway.ledger.where import ledger_url
@@ -93,3 +94,25 @@ def test_an_empty_ledger_has_a_report_and_a_page(tmp_path: Path) -> None:
     config = tmp_path / "gateway.yaml"
     assert "0 requests" in run(config, "--html", str(tmp_path / "empty.html")).output
     assert "saved $0.00" in (tmp_path / "empty.html").read_text()
+
+
+def test_books_of_many_days_are_verified_by_several_processes(config: Path) -> None:
+    chosen = load(config, {})
+
+    async def write() -> None:
+        store = SqlStore(ledger_url(chosen))
+        now = int(time.time() * 1000)
+        await store.append([entry(f"d{n}", ts_ms=now - n * 24 * HOUR_MS, cost_nano=n) for n in range(8)])
+        async with store._engine.begin() as connection:
+            await connection.exec_driver_sql("UPDATE rollup_day SET cost_nano = 99 WHERE cost_nano = 6 AND cut = 30")
+        await store.close()
+
+    asyncio.run(write())
+    told: list[tuple[int, int]] = []
+    wrong = asyncio.run(recount.verify(ledger_url(chosen), lambda done, total: told.append((done, total))))
+    assert [(one.table, one.rollup and one.rollup.cost_nano) for one in wrong] == [("rollup_day", 99)]
+    assert told[0][0] == 0
+    assert told[-1] == (8, 8)
+    result = CliRunner().invoke(app, ["report", "--verify", "--json", "--config", str(config)])
+    assert result.exit_code == 1
+    assert len(json.loads(result.stdout)["wrong"]) == 1, result.output
