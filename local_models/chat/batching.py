@@ -15,6 +15,7 @@ from local_models.chat.schedule import Lane, Limits, Planner, victim
 from local_models.chat.store import Store
 from local_models.chat.stream import Delta, EngineFailed, Event, Stream, deliver
 from local_models.chat.task import Task
+from local_models.chat.threads import Threads
 
 if TYPE_CHECKING:
     from local_models.chat.engine import Options
@@ -44,7 +45,8 @@ class Batching:
         self.tasks: list[Task] = []
         self.busy_seconds, self.preempted = 0.0, 0
         self._context, self._cost, self._options, self._metrics = context, cost, options, metrics
-        self._planner = Planner(limits)
+        self._planner, most = Planner(limits), context.shape.threads
+        self._threads = Threads(most, least=1 if context.steady else most)
         self._free = list(range(context.shape.sequences))
         self._idle, self._store, self._drafter = prefix.Idle(options.idle_cells), disk, drafter
         self._since: float | None = None
@@ -58,6 +60,11 @@ class Batching:
     def cells(self) -> int:
         """KV cells in use, those that sequences share counted for each."""
         return sum(task.computed for task in self.tasks)
+
+    @property
+    def threads(self) -> int:
+        """Compute threads of the next step."""
+        return self._threads.count
 
     def lanes(self) -> list[Lane]:
         """The lane of each running task."""
@@ -125,7 +132,7 @@ class Batching:
         if self._context.dead > _LEAST_DEAD + self.cells // _ALIVE_A_DEAD:
             self._gather()
         try:
-            rows = self._context.decode([piece for _, piece in work])
+            rows = self._compute([piece for _, piece in work])
         except NoCells:
             return ended, self._make_room()
         deltas = self._draw(work, rows)
@@ -134,6 +141,16 @@ class Batching:
         finished = self._send(deltas, now)
         self._since = now if self.tasks else None
         return ended + finished, []
+
+    def _compute(self, pieces: list[Piece]) -> Logits:
+        self._context.use(self._threads.count)
+        if self._drafter:
+            self._drafter.use(self._threads.count)
+        begun, on_core = time.perf_counter(), time.thread_time()
+        rows = self._context.decode(pieces)
+        usual = self._cost.usual(sum(len(piece.tokens) for piece in pieces))
+        self._threads.observe(time.perf_counter() - begun, time.thread_time() - on_core, usual)
+        return rows
 
     def _drafted(self, plan: list[tuple[Task, int]]) -> list[tuple[Task, Piece]]:
         """The plan as pieces of a batch, with drafts where they pay."""

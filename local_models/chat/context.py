@@ -82,7 +82,9 @@ class Context:
         self._memory = self._llama.llama_get_memory(self.handle)
         self._batch = _Batch(self._llama, shape.batch)
         self._grave, self._scratch, self.dead = shape.sequences, shape.sequences + 1, 0
+        self._threads = shape.threads
         self.invariant, self.trims = self._probe() and bool(exact), self._trims()
+        self.steady = not gpu and self._same_on_one_thread()
 
     def _make(self, model: Model, flash: int, kind: int, gpu: bool) -> Any:
         shape = self.shape
@@ -111,6 +113,12 @@ class Context:
             return np.empty((0, self.vocabulary), np.float32)
         flat = (ctypes.c_float * (rows * self.vocabulary)).from_address(address)
         return np.ctypeslib.as_array(flat).reshape(rows, self.vocabulary)
+
+    def use(self, threads: int) -> None:
+        """Compute the next steps on so many threads. The bits are the same where `steady`."""
+        if threads != self._threads:
+            self._llama.llama_set_n_threads(self.handle, threads, threads)
+            self._threads = threads
 
     def bury(self, sequence: int, length: int) -> None:
         """Drop all but the first `length` tokens of a sequence. Where order counts only `rebuild` frees cells."""
@@ -189,6 +197,15 @@ class Context:
         same = bool(np.array_equal(np.concatenate(single), both))
         self.clear()
         return same
+
+    def _same_on_one_thread(self) -> bool:
+        found = []
+        for threads in (1, self.shape.threads):
+            self.use(threads)
+            self.decode([Piece(0, 0, [1, 2, 3, 4], 0)])
+            found.append(self.decode([Piece(0, 4, [5, 6], 2)]).copy())
+            self.clear()
+        return bool(np.array_equal(*found))
 
     def _trims(self) -> bool:
         self.decode([Piece(0, 0, [1, 2, 3], 0)])

@@ -26,6 +26,10 @@ class StepCost:
         """About what a step of so many tokens takes now."""
         return self._speed * self._at(tokens)
 
+    def usual(self, tokens: int) -> float:
+        """About what it takes where nothing else runs on the machine."""
+        return self._at(tokens)
+
     def within(self, seconds: float, most: int) -> int:
         """The largest step, of at most `most` tokens, that takes no longer than `seconds`; 0 where none does."""
         return bisect.bisect_right(range(1, most + 1), seconds, key=self.seconds)

@@ -74,6 +74,10 @@ class Drafter:
         self._seconds += _COST_RATE * ((time.perf_counter() - begun) / count - self._seconds)
         return drafted
 
+    def use(self, threads: int) -> None:
+        """Compute on so many threads."""
+        self._context.use(threads)
+
     def _timed(self, size: int) -> float:
         begun = time.perf_counter()
         self._context.decode([Piece(0, 0, [1] * size, 1)])

@@ -63,6 +63,7 @@ class Load(msgspec.Struct, frozen=True):
     kv_cells_used: int
     busy_seconds: float
     batch_invariant: bool
+    threads: int
 
 
 class Engine:
@@ -157,6 +158,7 @@ class Engine:
             kv_cells_used=self._batching.cells,
             busy_seconds=self._batching.busy_seconds,
             batch_invariant=self._context.invariant,
+            threads=self._batching.threads,
         )
 
     def close(self) -> None:

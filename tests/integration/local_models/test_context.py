@@ -73,7 +73,9 @@ def test_moving_frees_cells_for_others(context: Context) -> None:
 def test_every_token_has_the_logits_it_has_alone_whatever_happens_to_its_sequence_meanwhile(
     context: Context, seed: int
 ) -> None:
-    """Pieces of any size beside any others; given away and taken up again, dropped and begun anew, moved, shared."""
+    """Pieces of any size beside any others, on any number of threads; given away and taken up again, dropped and begun
+    anew, moved, shared."""
+    assert context.steady
     pick = random.Random(seed)
     texts = [[*FIRST[: pick.randint(1, 40)], *(pick.randint(2, 900) for _ in range(30))] for _ in range(5)]
     expected = []
@@ -82,6 +84,7 @@ def test_every_token_has_the_logits_it_has_alone_whatever_happens_to_its_sequenc
         context.clear()
     seen = 0
     for turn in range(40):
+        context.use(pick.choice((1, 2)))
         pieces, at = [], pick.sample(range(5), pick.randint(1, 5))
         for sequence in at:
             text, done = texts[sequence], context.held(sequence)
