@@ -31,6 +31,7 @@ from gateway.budget.levels import FIELD
 from gateway.budget.spool import replay_orphans
 from gateway.cache import exact, lessons, snapshot
 from gateway.cache.eviction import drop
+from gateway.cache.forgetting import forget
 from gateway.ledger.answers import Period
 from gateway.ledger.stream import Drain, dead_key
 from gateway.redis_io import Keys
@@ -145,6 +146,7 @@ class Eraser:
         made = {(row.ts_ms, row.model) async for row in self._rows(who, name)}
         if await lessons.forget(self._redis, self._keys, made, name if who == "key" else None):
             await self._made_anew(self._keys.lessons)
+        await forget(self._redis, self._keys, made)
         ids = [entry_id async for entry_id, when, model in self._entries() if (when, model) in made]
         dropped = 0
         for start in range(0, len(ids), _AT_ONCE):

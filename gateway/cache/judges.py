@@ -193,8 +193,9 @@ class Judges:
             said = await second(context.question, *texts) if second is not None and texts[0] != texts[1] else None
             same = said if said is not None else await _same(*texts, embed)
             if same is not None:
+                made = ((fresh.created_ms, fresh.model), (doubted.created_ms, doubted.model))
                 outcome = _outcome(verdict, promise, context.exact, same, texts)
-                await self._teach(context.partition, outcome)
+                await self._teach(context.partition, msgspec.structs.replace(outcome, made=made))
                 await self._note(context.partition, verdict, same, (fresh, doubted), judged=said is not None)
         except RedisAway:
             return
@@ -225,6 +226,9 @@ class Judges:
         if b"purge" in event:
             self._known.clear()
             self._pending.clear()
+            self._held.clear()
+        elif unlearnt := event.get(b"unlearn"):
+            self._held.pop(unlearnt.decode(), None)
         elif dropped := event.get(b"drop"):
             self._known.pop(dropped.decode(), None)
         elif (value := event.get(b"outcome")) and (observation := _decoded(value)) is not None:

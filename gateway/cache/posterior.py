@@ -41,8 +41,8 @@ class Observation(msgspec.Struct, frozen=True):
     """One pair whose outcome is known. ``audited``: it would have been served, and was drawn to be checked with
     probability ``share`` (1 where it would not have been served). ``id`` names it, so that it counts once.
 
-    ``said``: the probability it was given then. ``answers``: digests of the fresh and of the stored answer. ``policy``,
-    ``mode`` and ``budget``: under which promise.
+    ``said``: the probability it was given then. ``answers``: digests of the fresh and of the stored answer; ``made``:
+    when and by which model each was made. ``policy``, ``mode`` and ``budget``: under which promise.
     """
 
     id: str
@@ -55,6 +55,7 @@ class Observation(msgspec.Struct, frozen=True):
     policy: str = ""
     mode: str = ""
     budget: float = 0.0
+    made: tuple[tuple[int, str], ...] = ()
 
 
 class Posterior:

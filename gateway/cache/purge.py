@@ -54,8 +54,15 @@ async def purge(redis: Redis, which: Which, *, dry_run: bool = False, keys: Keys
     async for found in _fitting(redis, keys, which):
         size += sum(length for _, length in found)
         ids = [entry_id for entry_id, _ in found]
-        entries += len(ids) if dry_run or not ids else await drop(redis, ids, keys)
+        entries += len(ids) if dry_run or not ids else await _take_out(redis, keys, ids)
     return Purged(entries=entries, bytes=size, dry_run=dry_run)
+
+
+async def _take_out(redis: Redis, keys: Keys, ids: Sequence[str]) -> int:
+    from gateway.cache.forgetting import forget_entries  # brings numpy, which the command line can do without
+
+    await forget_entries(redis, keys, ids)
+    return await drop(redis, ids, keys)
 
 
 async def _fitting(redis: Redis, keys: Keys, which: Which) -> AsyncIterator[list[tuple[str, int]]]:
@@ -75,14 +82,14 @@ async def _read(redis: Redis, keys: Keys, ids: Sequence[str], which: Which) -> l
 
 
 async def _purge_all(redis: Redis, keys: Keys, *, dry_run: bool) -> Purged:
-    """Everything, also what was left over or lost its place in the lists."""
+    """Everything, also what was left over or lost its place in the lists, and what was learnt from it."""
     purged = Purged(
         entries=await redis.zcard(keys.entries), bytes=int(await redis.get(keys.bytes) or 0), dry_run=dry_run
     )
     if dry_run:
         return purged
     await redis.delete(keys.entries, keys.sizes, keys.bytes, keys.worth, keys.saved, keys.hits)
-    for prefix in (keys.exact(""), keys.normal(""), keys.vectors("")):
+    for prefix in (keys.exact(""), keys.normal(""), keys.vectors(""), keys.outcomes("")):
         names = []
         async for name in redis.scan_iter(match=f"{prefix}*", count=1000):
             names.append(name)
@@ -131,18 +138,25 @@ async def reject(
     await redis.xadd(keys.events, event, maxlen=_EVENTS_KEPT, approximate=True)
     await redis.hincrby(keys.days, f"{day(int(time.time() * 1000))}:rejected", 1)
     for hit in hits:
-        await _learn(redis, keys, partition, hit, source)
+        await _learn(redis, keys, partition, hit, entry, source)
     return True
 
 
 async def _learn(
-    redis: Redis, keys: Keys, partition: str, hit: WrongHit, source: Literal["reported", "rejected"]
+    redis: Redis,
+    keys: Keys,
+    partition: str,
+    hit: WrongHit,
+    entry: CacheEntry | None,
+    source: Literal["reported", "rejected"],
 ) -> None:
     from gateway.cache.judges import teach  # brings numpy, which the command line can do without
     from gateway.cache.posterior import Observation
 
     if hit.evidence:
-        await teach(redis, keys, partition, Observation(f"rejected:{hit.request_id}", hit.evidence, same=False))
+        made = ((hit.ts_ms, hit.model), *(((entry.created_ms, entry.model),) if entry else ()))
+        outcome = Observation(f"rejected:{hit.request_id}", hit.evidence, same=False, made=made)
+        await teach(redis, keys, partition, outcome)
     if hit.measures:
         lesson = Lesson(
             ts_ms=int(time.time() * 1000),

@@ -19,7 +19,9 @@ from gateway.budget.definitions import Budget
 from gateway.budget.levels import FIELD, NOTHING, account_of
 from gateway.budget.spool import Spool
 from gateway.cache import lessons
+from gateway.cache.judges import teach
 from gateway.cache.lessons import Lesson
+from gateway.cache.posterior import Observation
 from gateway.cli.app import app
 from gateway.erase import Eraser
 from gateway.ledger.answers import Period
@@ -66,6 +68,7 @@ async def everything(redis: Redis) -> bytes:
             b"zset": lambda key: redis.zrange(key, 0, -1),
             b"stream": redis.xrange,
             b"set": redis.smembers,
+            b"list": lambda key: redis.lrange(key, 0, -1),
         }
         found += name + repr(await reads[kind](name)).encode()
     return found
@@ -164,13 +167,17 @@ async def test_what_the_cache_learnt_from_their_requests_goes_with_them(
     await asked(running, upstream, 1, "somebody-else", "another prompt")
     redis, rows = running.runtime.redis, await running.rows(3)
     for row in rows:
-        about = {"tenant": row.key_id, "made": ((row.ts_ms, row.model),)}
-        await lessons.note_by(redis, KEYS, msgspec.structs.replace(LESSON, **about))
+        made = ((row.ts_ms, row.model),)
+        await lessons.note_by(redis, KEYS, msgspec.structs.replace(LESSON, tenant=row.key_id, made=made))
+        outcome = Observation(f"taught-{row.request_id}", (1.0, 2.0, 1.0, 0.0, 0.0), same=True, made=made)
+        await teach(redis, KEYS, f"of-{row.key_id}", outcome)
 
     await Eraser(redis, store, running.folder / "data").erase("user", USER)
 
     kept = [lesson.made async for lesson in lessons.lessons(redis, KEYS)]
     assert kept == [((row.ts_ms, row.model),) for row in rows if row.end_user != USER]
+    held = await everything(redis)
+    assert [f"taught-{row.request_id}".encode() in held for row in rows] == [row.end_user != USER for row in rows]
 
 
 async def test_a_name_that_redis_uses_itself_erases_nothing_of_its_own(

@@ -16,6 +16,7 @@ from gateway.cache import exact
 from gateway.cache.judges import Judges, Pairs, Promise
 from gateway.cache.keys import CacheContext
 from gateway.cache.lessons import lessons
+from gateway.cache.purge import Which, purge
 from gateway.cache.verifier import MEASURES
 from gateway.redis_io import Keys, RedisLink
 from gateway.types import CacheEntry, Usage
@@ -42,8 +43,10 @@ class Worker:
     async def store(self, question: str, answer: str) -> None:
         body = json.dumps({"choices": [{"message": {"role": "assistant", "content": answer}}]}).encode()
         id_ = context(question).exact
-        entry = CacheEntry(id=id_, body=body, model="big", usage=Usage(), created_ms=1, prompt=question)
+        made_ms = len(question) * 1000
+        entry = CacheEntry(id=id_, body=body, model="big", usage=Usage(), created_ms=made_ms, prompt=question)
         await self.redis.set(self.keys.exact(id_), exact.encode(entry) or b"")
+        await self.redis.hset(self.keys.sizes, id_, f"{len(body)}:p")
 
     async def ask(self, question: str, similarity: float = 0.95, near: str = STORED) -> str | None:
         judged = await self.judges.judge(context(question), [(context(near).exact, similarity)], PROMISE)
@@ -116,6 +119,37 @@ async def test_many_wrong_ones_end_the_hits_of_every_worker(one: Worker, two: Wo
             await one.learn(question, "Not the same at all.")
     await two.follow()
     assert await two.ask(sure, 0.99) is None
+
+
+async def test_what_is_purged_takes_along_what_it_taught_on_every_worker(one: Worker, two: Worker) -> None:
+    await one.store(STORED, "Under settings.")
+    for question in (DOUBTFUL, "How can passwords be reset?"):
+        assert await one.ask(question, 0.9) is None
+        await one.learn(question, "Ask your administrator.")
+    await two.ask(DOUBTFUL, 0.9)
+    await two.follow()
+    assert await one.outcomes() == len(two.judges._held["p"].posterior.observations) == 2
+
+    await purge(one.redis, Which(entry=context(DOUBTFUL).exact), keys=one.keys)
+    for worker in (one, two):
+        await worker.follow()
+        await worker.ask("How do colleagues reset a password?", 0.9)
+        assert [*worker.judges._held["p"].posterior.observations] == [context("How can passwords be reset?").exact]
+    events: Any = await one.redis.xrange(one.keys.events)
+    assert sum(b"outcome" in fields for _, fields in events) == 1
+
+    await purge(one.redis, Which(), keys=one.keys)
+    await two.follow()
+    assert await one.outcomes() == 0
+    assert not two.judges._held
+
+
+async def test_an_answer_that_was_doubted_takes_the_doubt_along(one: Worker) -> None:
+    await one.store(STORED, "Under settings.")
+    await one.ask(DOUBTFUL, 0.9)
+    await one.learn(DOUBTFUL, "Ask your administrator.")
+    await purge(one.redis, Which(entry=context(STORED).exact), keys=one.keys)
+    assert await one.outcomes() == 0
 
 
 async def test_an_entry_that_has_gone_is_told(one: Worker) -> None:
@@ -200,4 +234,4 @@ async def test_a_judge_has_the_last_word_and_the_lesson_says_so(one: Worker, wor
     await one.judges.learn(context(DOUBTFUL), embed, second)
     [lesson] = [each async for each in lessons(one.redis, one.keys)]
     assert (lesson.source, lesson.same, len(lesson.measures)) == ("judged", word, len(MEASURES))
-    assert lesson.made == ((1, "big"), (1, "big"))
+    assert lesson.made == ((len(DOUBTFUL) * 1000, "big"), (len(STORED) * 1000, "big"))
