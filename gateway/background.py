@@ -383,9 +383,21 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     os.umask(0o077)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    os.nice(_NICE)  # live traffic comes first; the books may lag a little while it peaks
+    _give_way()
     asyncio.run(_serve(settings))
     return 0
+
+
+def _give_way() -> None:
+    """Live traffic comes first; the books may lag a little while it peaks.
+
+    Where Linux schedules by session (autogroup, its default) niceness counts among the processes of a session only, and
+    this one leads a session of its own under the supervisor: the whole of it gives way, then.
+    """
+    os.nice(_NICE)
+    if os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):
+            Path("/proc/self/autogroup").write_text(str(_NICE), encoding="ascii")
 
 
 if __name__ == "__main__":

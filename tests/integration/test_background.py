@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 from redis.asyncio import Redis
 
@@ -31,7 +32,7 @@ from tests.support.waiting import until
 
 KEYS = Keys()
 ROOT = Path(__file__).parents[2]
-Start = Callable[[], subprocess.Popen[str]]
+Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
@@ -57,9 +58,10 @@ def start(server: RedisServer, tmp_path: Path) -> Iterator[Start]:
     command = [sys.executable, "-m", "gateway.background", "--config", str(tmp_path / "gateway.yaml")]
     started: list[subprocess.Popen[str]] = []
 
-    def begin() -> subprocess.Popen[str]:
+    def begin(*, apart: bool = False) -> subprocess.Popen[str]:
+        env = os.environ | {"GATEWAY_LOG": "json"}
         process = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | {"GATEWAY_LOG": "json"}, stderr=subprocess.PIPE, text=True
+            command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True, start_new_session=apart
         )
         started.append(process)
         return process
@@ -284,3 +286,22 @@ def test_a_wrong_configuration_exits_1_with_file_and_line(tmp_path: Path) -> Non
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "gateway.yaml:2" in done.stderr
+
+
+async def test_it_gives_way_to_live_traffic(redis: Redis, start: Start) -> None:
+    """Linux weighs sessions against each other first: niceness alone would say nothing to a worker in another one."""
+    ours = _session(os.getpid())
+    process = start(apart=True)
+    await at_work(redis, process)
+    assert psutil.Process(process.pid).nice() > psutil.Process().nice()
+    if ours is not None:
+        assert _session(process.pid) == 5
+        assert _session(os.getpid()) == ours
+
+
+def _session(pid: int) -> int | None:
+    """The niceness of a process's session; None where the kernel knows of none."""
+    enabled = Path("/proc/sys/kernel/sched_autogroup_enabled")
+    if not enabled.exists() or enabled.read_text().strip() != "1":
+        return None
+    return int(Path(f"/proc/{pid}/autogroup").read_text().split()[-1])
