@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gateway.policy.curve import Values
+    from gateway.policy.stages import Scored, Stages
 
     Vectors = NDArray[np.float32]
 
@@ -46,12 +47,15 @@ def evaluate(
     fitted, judged = order[:fit_rows], np.sort(order[fit_rows:])
     strong = np.array([row.strong for row in rows])
     weak = np.array([row.weak for row in rows])
-    vectors = _vectors([row.prompt for row in rows], config)
-    scores = _scores([row.prompt for row in rows], vectors, seed)
+    prompts = [row.prompt for row in rows]
+    vectors = _vectors(prompts, config)
+    scored = None if vectors is None else _by_both(prompts, vectors)
+    scores = _scores(prompts, scored, seed)
     if fit_rows:
-        scores["fitted"] = _stacked(rows, scores["learned"], vectors, fitted, strong, weak, seed)
+        scores["fitted"] = _stacked(prompts, vectors, fitted, strong, weak, seed)
     found = [_judge(name, strong[judged], weak[judged], score[judged], seed) for name, score in scores.items()]
-    _report(found, len(judged), float(strong[judged].mean()), float(weak[judged].mean()), as_json)
+    told = None if scored is None else scored.at(judged).stages(strong[judged], weak[judged])
+    _report(found, len(judged), float(strong[judged].mean()), float(weak[judged].mean()), told, as_json)
 
 
 def _read(file: Path) -> list[_Row]:
@@ -61,23 +65,31 @@ def _read(file: Path) -> list[_Row]:
         raise Problem(f"{file}: {error}") from None
 
 
-def _scores(prompts: list[str], vectors: Vectors | None, seed: int) -> dict[str, Values]:
+def _by_both(prompts: list[str], vectors: Vectors) -> Scored:
+    from gateway.policy.learned import Mixture
+    from gateway.policy.stages import Scored
+
+    return Scored.by(Mixture.shipped(), prompts, vectors)
+
+
+def _scores(prompts: list[str], scored: Scored | None, seed: int) -> dict[str, Values]:
     import numpy as np
 
     from gateway.policy.learned import Mixture
 
-    mixture = Mixture.shipped()
-    known = [None] * len(prompts) if vectors is None else vectors
-    learned = [mixture.estimate(prompt, vector).lost for prompt, vector in zip(prompts, known, strict=True)]
-    return {
+    scores = {
         "random": np.random.default_rng(seed).random(len(prompts)),
         "length": np.array([float(len(prompt)) for prompt in prompts]),
-        "rules": np.array([_by_rules(prompt) for prompt in prompts]),
-        "learned": np.array(learned),
+        "rules": np.array([by_rules(prompt) for prompt in prompts]),
     }
+    if scored is not None:
+        return scores | {"first stage": scored.first, "learned": scored.both}
+    mixture = Mixture.shipped()
+    return scores | {"learned": np.array([mixture.estimate(prompt).lost for prompt in prompts])}
 
 
-def _by_rules(prompt: str) -> float:
+def by_rules(prompt: str) -> float:
+    """The difficulty of a request that is this prompt alone, by the rules."""
     from gateway.features import extract
     from gateway.policy.scorer import RuleScorer
     from gateway.types import ChatRequest, Principal
@@ -95,16 +107,21 @@ def _vectors(prompts: list[str], config: Path | None) -> Vectors | None:
 
 
 def _stacked(
-    rows: list[_Row], prior: Values, vectors: Vectors | None, fitted: Any, strong: Values, weak: Values, seed: int
+    prompts: list[str], vectors: Vectors | None, fitted: Any, strong: Values, weak: Values, seed: int
 ) -> Values:
     import numpy as np
 
     from gateway.policy.learned import Mixture
+    from gateway.policy.signals import NAMES
     from gateway.policy.stack import Stack
 
     mixture = Mixture.shipped()
-    shape = np.stack([mixture.inputs(row.prompt)[1:] for row in rows]).astype(np.float64)
-    views = [shape] if vectors is None else [shape, np.hstack([shape, vectors.astype(np.float64)])]
+    inputs = np.stack([mixture.inputs(prompt)[1:] for prompt in prompts]).astype(np.float64)
+    form, topic = inputs[:, : len(NAMES)], inputs[:, len(NAMES) :]
+    views = [form, topic if vectors is None else vectors.astype(np.float64)]
+    prior = np.array(
+        [mixture.values(prompt, None if vectors is None else vectors[at]) for at, prompt in enumerate(prompts)]
+    )
     stack = Stack([view[fitted] for view in views], prior[fitted], strong[fitted], weak[fitted], seed)
     return stack.score(views, prior)
 
@@ -117,13 +134,26 @@ def _judge(name: str, strong: Values, weak: Values, score: Values, seed: int) ->
     return {"scorer": name, **msgspec.to_builtins(found), "apgr_low": low, "apgr_high": high}
 
 
-def _report(found: list[dict[str, Any]], judged: int, strong: float, weak: float, as_json: bool) -> None:
+def _report(
+    found: list[dict[str, Any]], judged: int, strong: float, weak: float, stages: Stages | None, as_json: bool
+) -> None:
     if as_json:
-        print_json({"rows": judged, "strong": strong, "weak": weak, "scorers": found})
+        told = None if stages is None else msgspec.to_builtins(stages)
+        print_json({"rows": judged, "strong": strong, "weak": weak, "scorers": found, "stages": told})
         return
     columns = ("scorer", "APGR", "95 %", "CPT50", "CPT80", "saving at 95 %")
     print_table(columns, map(_cells, found), right=columns[1:])
     typer.echo(f"\n{judged} rows; mean quality: strong {strong:.3f}, weak {weak:.3f}.")
+    if stages is not None:
+        typer.echo(_of_stages(stages))
+
+
+def _of_stages(stages: Stages) -> str:
+    return (
+        f"An embedding can change the score of {stages.useful:.0%} of the prompts and, where half of all go to the "
+        f"strong model, the decision on {stages.in_band:.0%}.\nMean quality then: {stages.quality_without:.3f} with no "
+        f"embedding, {stages.quality_band:.3f} with those, {stages.quality_all:.3f} with all."
+    )
 
 
 def _cells(one: dict[str, Any]) -> tuple[str, ...]:

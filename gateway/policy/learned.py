@@ -113,6 +113,16 @@ class Mixture:
             return self._mixed(form, self._topic(prompt), self._by_words)
         return self._mixed(form, np.asarray(vector * FULL_SCALE, np.float32), self._by_meaning)
 
+    def values(self, prompt: str, vector: Values | None = None) -> tuple[float, ...]:
+        """What a fit to other rows starts from, the difficulty first: the estimates of each stage there is, and how
+        much of a story the prompt is.
+        """
+        story, first = self._is_story(self._form(prompt)), self.estimate(prompt)
+        if vector is None:
+            return first.lost, first.small, story
+        last = self.estimate(prompt, vector)
+        return last.lost, first.lost, last.small, first.small, story
+
     def _form(self, prompt: str) -> Values:
         standard = np.clip((signals(prompt) - self._mean) / self._spread, -CLIP, CLIP)
         return np.concatenate((np.ones(1, np.float32), standard)).astype(np.float32)

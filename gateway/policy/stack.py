@@ -1,7 +1,9 @@
 """A scorer fitted to rows of one's own on top of the shipped one: never worse than it, as far as those rows can tell.
 
-Ridge regressions of what is lost by staying small, on several views of a prompt; penalties and the blend with the
-shipped score are chosen by cross-validation over the rows, by APGR.
+Kernel ridge regression of what is lost by staying small, by landmarks (Williams and Seeger, 2001), with the shipped
+values as covariates that are not penalised: the tighter it is held, the nearer it is to the shipped scorer. How tight,
+and whether it is used at all, is decided by the errors on rows left out one at a time, which ridge regression gives in
+closed form (Allen's PRESS, 1974).
 """
 
 from __future__ import annotations
@@ -12,66 +14,95 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.policy.curve import split
-
 Values: TypeAlias = NDArray[np.float64]
 
-FOLDS = 5
-PENALTIES = (3.0, 30.0, 300.0, 3000.0)
-BLENDS = (0.0, 0.15, 0.3, 0.5, 0.7, 0.85, 1.0)
-_LEAST_GAIN = 0.002
+LANDMARKS = 700
+PENALTIES = tuple(10.0 ** (half / 2) for half in range(-4, 11))
+_NARROWNESS = 0.5
+_CLIP = 4.0
+_LEAST_EIGENVALUE = 1e-5
 
 
 class Stack:
-    """Fitted; :meth:`score` gives the blend."""
+    """Fitted; :meth:`score` gives what is expected to be lost."""
 
     def __init__(self, views: Sequence[Values], prior: Values, strong: Values, weak: Values, seed: int = 0) -> None:
-        """``views``: arrays of shape (rows, inputs) of the same rows; ``prior``: their shipped scores."""
+        """``views``: arrays of shape (rows, inputs) of the same rows; ``prior``: their shipped values, of shape
+        (rows, values), the score first. ``seed`` chooses the landmarks.
+        """
         lost = strong - weak
-        folds = np.random.default_rng(seed).permutation(len(lost)) % FOLDS
-        held = [_held_out(view, lost, folds) for view in views]
-        self._fits = [_Ridge(view, lost, penalty) for view, (penalty, _) in zip(views, held, strict=True)]
-        own = np.mean([_standard(scores) for _, scores in held], axis=0)
-        prior_standard = _standard(prior)
-        areas = [split(strong, weak, blend * own + (1 - blend) * prior_standard).apgr for blend in BLENDS]
-        best = int(np.argmax(areas))
-        self.blend = BLENDS[best] if areas[best] > areas[0] + _LEAST_GAIN else 0.0
+        self._kernels = _Kernels(views, seed)
+        regression = _Ridge(self._kernels(views), prior, lost)
+        alone = _Ridge(np.zeros((len(lost), 0)), prior[:, :1], lost)
+        better = alone.left_out**2 - regression.left_out**2
+        self._regression = regression if better.mean() > better.std() / np.sqrt(len(better)) else None
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the rows showed, by more than a standard error, that fitting to them helps."""
+        return self._regression is not None
 
     def score(self, views: Sequence[Values], prior: Values) -> Values:
-        """Higher: to the strong model. Views in the order of fitting."""
-        own = np.mean([_standard(fit(view)) for fit, view in zip(self._fits, views, strict=True)], axis=0)
-        return np.asarray(self.blend * own + (1 - self.blend) * _standard(prior))
+        """Higher: to the strong model; the shipped score where fitting does not help. Views in the order of fitting."""
+        if self._regression is None:
+            return prior[:, 0]
+        return self._regression(self._kernels(views), prior)
+
+
+class _Kernels:
+    """A Gaussian kernel of each view, and one of all, summed: as inner products of (rows, landmarks)."""
+
+    def __init__(self, views: Sequence[Values], seed: int) -> None:
+        self._moments = [(view.mean(axis=0), view.std(axis=0) + 1e-6) for view in views]
+        some = np.sort(np.random.default_rng(seed).permutation(len(views[0]))[:LANDMARKS])
+        self._landmarks = [view[some] for view in self._scaled(views)]
+        values, vectors = np.linalg.eigh(self._likeness(self._landmarks))
+        kept = values > values[-1] * _LEAST_EIGENVALUE
+        self._whiten = vectors[:, kept] / np.sqrt(values[kept])
+
+    def __call__(self, views: Sequence[Values]) -> Values:
+        return np.asarray(self._likeness(self._scaled(views)) @ self._whiten)
+
+    def _scaled(self, views: Sequence[Values]) -> list[Values]:
+        """Every view standardised, and to a mean square length of 1: one counts as much as the next."""
+        return [
+            np.clip((view - mean) / spread, -_CLIP, _CLIP) / np.sqrt(view.shape[1])
+            for view, (mean, spread) in zip(views, self._moments, strict=True)
+        ]
+
+    def _likeness(self, views: Sequence[Values]) -> Values:
+        apart = [_apart(view, landmarks) for view, landmarks in zip(views, self._landmarks, strict=True)]
+        of_all = np.exp(-_NARROWNESS / len(apart) * np.sum(apart, axis=0))
+        return np.asarray(np.sum([np.exp(-_NARROWNESS * one) for one in apart], axis=0) + of_all)
+
+
+def _apart(these: Values, those: Values) -> Values:
+    """Squared distances, (rows of these, rows of those)."""
+    squares = (these**2).sum(axis=1)[:, None] + (those**2).sum(axis=1)
+    return np.asarray(np.maximum(squares - 2 * these @ those.T, 0))
 
 
 class _Ridge:
-    def __init__(self, x: Values, y: Values, penalty: float) -> None:
-        self._mean, self._spread = x.mean(axis=0), x.std(axis=0) + 1e-6
-        z = self._z(x)
-        normal = z.T @ z
-        normal[np.diag_indices_from(normal)] += penalty * z.shape[1] / 10
-        self._slopes = np.linalg.solve(normal, z.T @ (y - y.mean()))
+    """``free`` (and a bias) are not penalised. ``left_out``: the error of each row when it is left out."""
 
-    def _z(self, x: Values) -> Values:
-        return np.asarray(np.clip((x - self._mean) / self._spread, -4, 4))
+    def __init__(self, x: Values, free: Values, y: Values) -> None:
+        free = _with_bias(free)
+        basis, _ = np.linalg.qr(free)
+        away, rest = (one - basis @ (basis.T @ one) for one in (x, y))
+        left, sizes, right = np.linalg.svd(away, full_matrices=False)
+        turned, held = left.T @ rest, (basis**2).sum(axis=1)
+        errors = []
+        for shrink in (sizes**2 / (sizes**2 + penalty) for penalty in PENALTIES):
+            share = np.minimum(held + left**2 @ shrink, 1 - 1e-6)
+            errors.append((rest - left @ (shrink * turned)) / (1 - share))
+        best = int(np.argmin([(error**2).mean() for error in errors]))
+        self.left_out: Values = errors[best]
+        self._slopes = right.T @ (sizes / (sizes**2 + PENALTIES[best]) * turned)
+        self._free = np.linalg.lstsq(free, y - x @ self._slopes, rcond=None)[0]
 
-    def __call__(self, x: Values) -> Values:
-        return np.asarray(self._z(x) @ self._slopes)
-
-
-def _held_out(x: Values, y: Values, folds: NDArray[np.int64]) -> tuple[float, Values]:
-    """The penalty whose held-out predictions err least, and these."""
-    best: tuple[float, float, Values] | None = None
-    for penalty in PENALTIES:
-        scores = np.zeros(len(y))
-        for fold in range(FOLDS):
-            own = folds == fold
-            scores[own] = _Ridge(x[~own], y[~own], penalty)(x[own]) + y[~own].mean()
-        error = float(((scores - y) ** 2).mean())
-        if best is None or error < best[0]:
-            best = (error, penalty, scores)
-    assert best is not None
-    return best[1], best[2]
+    def __call__(self, x: Values, free: Values) -> Values:
+        return np.asarray(x @ self._slopes + _with_bias(free) @ self._free)
 
 
-def _standard(values: Values) -> Values:
-    return np.asarray((values - values.mean()) / (values.std() + 1e-9))
+def _with_bias(free: Values) -> Values:
+    return np.hstack([np.ones((len(free), 1)), free])

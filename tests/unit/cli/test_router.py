@@ -117,6 +117,24 @@ def test_rows_of_ones_own_are_fitted_and_not_judged_by(tmp_path: Path) -> None:
     assert found["fitted"] >= found["learned"] - 0.02
 
 
+def test_what_an_embedding_is_needed_for_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def embed(texts: list[str]) -> NDArray[np.float32]:
+        return np.full((len(texts), DIMENSION), DIMENSION**-0.5, np.float32)
+
+    monkeypatch.setattr("gateway.cli.router_eval.embedder_here", lambda config: embed)
+    file = graded(tmp_path / "rows.jsonl", 60)
+    questions = [{"prompt": f"Who wrote book {at}?", "strong": 1, "weak": at % 2} for at in range(20)]
+    file.write_text(file.read_text() + "".join(json.dumps(row) + "\n" for row in questions))
+
+    told = json.loads(run("eval", str(file), "--json").stdout)
+    assert [one["scorer"] for one in told["scorers"]] == ["random", "length", "rules", "first stage", "learned"]
+    stages = told["stages"]
+    assert 0.25 <= stages["useful"] < 1, "the questions need one, the long stories none"
+    assert stages["in_band"] <= stages["useful"]
+    assert all(told["weak"] <= stages[f"quality_{name}"] <= told["strong"] for name in ("without", "band", "all"))
+    assert "An embedding can change" in run("eval", str(file)).stdout
+
+
 def test_a_table_names_the_scorers(tmp_path: Path) -> None:
     done = run("eval", str(graded(tmp_path / "rows.jsonl", 40)))
 
