@@ -10,6 +10,7 @@ import pytest
 
 from gateway.pipeline import View
 from gateway.storing import cache_write
+from gateway.tokenizer import o200k
 from gateway.types import CacheEntry, CacheHit, ChatRequest, Chunk, Decision, Principal, Usage, Where
 from gateway.visit import Visit, bill, ledger_entry, route_name
 from tests.support.gateway import EVERYTHING_BIG
@@ -287,9 +288,7 @@ def test_a_row_says_how_long_a_local_model_computed(shown: View, served: Where, 
 
 
 def tiktoken_count(text: str) -> int:
-    import tiktoken
-
-    return len(tiktoken.get_encoding("o200k_base").encode(text))
+    return len(o200k().encode(text))
 
 
 def with_field(request: ChatRequest, name: str, value: Any) -> ChatRequest:
