@@ -228,6 +228,43 @@ def test_an_open_page_follows_and_keeps_the_focus(tmp_path: Path, look: Look) ->
         expect(page.locator("#requests tbody tr")).to_have_count(3)
 
 
+HELD = """
+window.asked = 0; window.held = [];
+window.fetch = () => {
+  window.asked += 1;
+  const answer = { ok: true, status: 200, text: async () => document.documentElement.outerHTML };
+  return new Promise((resolve) => held.push(() => resolve(answer)));
+};
+"""
+ARRIVE = "held.splice(0).forEach((arrive) => arrive())"
+
+
+def test_pausing_while_an_answer_is_on_its_way_leaves_one_loop(busy: Looked, look: Look) -> None:
+    page = look("about:blank")
+    page.clock.install()
+    page.add_init_script(HELD)
+    page.goto(f"{busy.url}/dashboard/live")
+    page.clock.run_for(2000)
+    assert page.evaluate("asked") == 1
+    for _ in range(3):
+        page.click("#pause")
+        expect(page.locator("#state")).to_have_text("Paused")
+        page.click("#pause")
+    page.click("#pause")
+    page.evaluate(ARRIVE)
+    page.clock.run_for(10_000)
+    expect(page.locator("#state")).to_have_text("Paused")
+    assert page.evaluate("asked") == 1
+    page.click("#pause")
+    assert page.evaluate("asked") == 2
+    page.evaluate(ARRIVE)
+    expect(page.locator("#state")).to_have_text("Live")
+    for turn in (3, 4):
+        page.clock.run_for(2000)
+        assert page.evaluate("asked") == turn
+        page.evaluate(ARRIVE)
+
+
 def test_what_clients_and_upstreams_say_stays_text(tmp_path: Path, look: Look) -> None:
     evil = entry(EVIL, ts_ms=now() - 1000, model=EVIL, rule=EVIL, key_id=EVIL, tags=(EVIL,), error=EVIL, status="error")
     with looked_at(tmp_path, [evil]) as running:

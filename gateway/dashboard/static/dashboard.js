@@ -9,6 +9,7 @@ const SLOWEST_MS = 30000;
 let wait = every;
 let timer = 0;
 let paused = false;
+let asking = false;
 
 function remember(name, value) {
   try { localStorage.setItem(name, value); } catch { /* for this page only, then */ }
@@ -62,27 +63,36 @@ function say(text, className) {
   state.className = `state ${className}`;
 }
 
+// One loop, however often it is told to hurry: whoever asks while an answer is on its way gets that one.
 async function refresh() {
+  if (asking) return;
   clearTimeout(timer);
-  if (!document.hidden && !paused) {
-    try {
-      const answer = await fetch(location.href, { headers: { accept: "text/html" } });
-      if (answer.status === 401) return location.reload();
-      const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-      const body = fresh.getElementById("main");
-      if (!answer.ok) throw new Error(body?.querySelector("[role=alert] p")?.textContent ?? `HTTP ${answer.status}`);
-      showTimes(body);
-      morph(main, body);
-      afterwards();
-      say("Live", "live");
-      wait = every;
-    } catch (error) {
-      const reason = error instanceof TypeError ? "The gateway does not answer" : error.message;
-      say(`${reason}; trying again`, "away");
-      wait = Math.min(2 * wait, SLOWEST_MS);
-    }
-  }
+  asking = true;
+  if (!document.hidden && !paused) await ask();
+  asking = false;
   timer = setTimeout(refresh, wait);
+}
+
+async function ask() {
+  try {
+    const answer = await fetch(location.href, {
+      headers: { accept: "text/html" }, signal: AbortSignal.timeout(SLOWEST_MS),
+    });
+    if (answer.status === 401) return location.reload();
+    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const body = fresh.getElementById("main");
+    if (!answer.ok) throw new Error(body?.querySelector("[role=alert] p")?.textContent ?? `HTTP ${answer.status}`);
+    wait = every;
+    if (paused) return;
+    showTimes(body);
+    morph(main, body);
+    afterwards();
+    say("Live", "live");
+  } catch (error) {
+    const away = error instanceof TypeError || error.name === "TimeoutError";
+    wait = Math.min(2 * wait, SLOWEST_MS);
+    if (!paused) say(`${away ? "The gateway does not answer" : error.message}; trying again`, "away");
+  }
 }
 
 // What the server cannot know: where it is reached, and whether this browser has paused.
