@@ -351,8 +351,10 @@ def test_spending_for_programs(looked: Looked) -> None:
         return httpx.get(f"{looked.url}/admin/spend{query}", headers=headers, timeout=60.0)
 
     told = spend(ADMIN, "?period=today&by=key_id").json()
-    assert Decimal(str(told["figures"]["cost_usd"])) == Decimal(sum(123_456_789 + n for n in range(20))) / NANO
-    assert {row["value"] if "value" in row else row["name"] for row in told["tables"]["by_key_id"]} == {"k1", "k2"}
+    # Beside what other tests of this module have asked with keys of their own.
+    costs = {row["name"]: Decimal(str(row["cost_usd"])) for row in told["tables"]["by_key_id"]}
+    assert costs["k1"] + costs["k2"] == Decimal(sum(123_456_789 + n for n in range(20))) / NANO
+    assert Decimal(str(told["figures"]["cost_usd"])) == sum(costs.values())
     assert spend(ADMIN, "?period=today&key_id=k1").json()["figures"]["requests"] == 10
     viewer, own = looked.key("auditor", role="viewer")[0], looked.key("own")[0]
     assert spend(viewer, "?period=today").json()["figures"] == told["figures"]
