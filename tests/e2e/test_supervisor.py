@@ -14,6 +14,7 @@ import psutil
 import pytest
 import redis
 
+from tests.support.pace import allowed
 from tests.support.serving import (
     BACK_SECONDS,
     Serving,
@@ -113,14 +114,14 @@ def test_stops_in_order_and_leaves_nothing(tmp_path: Path, number: signal.Signal
 
 
 def test_a_second_interrupt_is_at_once(tmp_path: Path) -> None:
-    with serving(small(tmp_path)) as gateway:
+    with serving(small(tmp_path, server={"port": 0, "drain_seconds": 120})) as gateway:
         children = gateway.children()
         children["worker"].suspend()
         gateway.process.send_signal(signal.SIGINT)
         gateway.until_line("stopping")
         began = time.monotonic()
         gateway.stop(signal.SIGINT)
-        assert time.monotonic() - began < 5.0
+        assert time.monotonic() - began < 60, "the drain is not waited for"
         assert not any(child.is_running() for child in children.values())
 
 
@@ -135,7 +136,7 @@ def test_nothing_outlives_a_killed_supervisor(tmp_path_factory: pytest.TempPathF
     gone, alive = psutil.wait_procs(children, timeout=BACK_SECONDS)
     assert alive == []
     assert len(gone) == 5
-    with serving(config, environment(folder)) as again:
+    with serving(small(folder), environment(folder)) as again:  # on the same data
         assert answers(again.url, "/readyz")
 
 
@@ -242,7 +243,7 @@ def test_the_worker_starts_fast_and_stays_small(tmp_path: Path) -> None:
         worker = gateway.children()["worker"]
         assert worker.memory_info().rss < 300e6
         spent = worker.cpu_times()
-        assert spent.user + spent.system < 2.0, "a cold start under 2 s on a quiet core"
+        assert spent.user + spent.system < allowed(2.0), "a cold start under 2 s on a quiet core"
 
 
 def test_children_do_not_inherit_the_terminal(tmp_path: Path) -> None:
