@@ -31,6 +31,7 @@ _ALL_SERIES = select(func.count()).select_from(series).where(series.c.cut == bin
 _NOTHING = (0,) * len(COUNTERS)
 _ALL = ""
 _NONE = Measures()
+_UNTIMED = Times()
 _Found = TypeVar("_Found", bound=Mapping[Any, Any])
 
 Sums = tuple[int, ...]
@@ -49,7 +50,7 @@ def measures(
     if sums is _NOTHING:
         return _NONE
     fields: dict[str, Any] = dict(zip(counters, sums, strict=True))
-    return Measures(**fields, latency_ms=_times(latency or {}), ttft_ms=_times(ttft or {}))
+    return Measures(**fields, latency_ms=_times(latency), ttft_ms=_times(ttft))
 
 
 def totals(connection: Connection, memory: Memory, period: Period, where: Where) -> Measures:
@@ -382,7 +383,9 @@ def _width(table: Table) -> int:
     return DAY_MS if table is rollup_day else HOUR_MS
 
 
-def _times(counts: Histogram) -> Times:
+def _times(counts: Histogram | None) -> Times:
+    if not counts:
+        return _UNTIMED
     p50, p95, p99 = histogram.percentiles(counts)
     under_100, under_300 = (histogram.share_under(counts, limit) for limit in (100, 300))
     return Times(p50=p50, p95=p95, p99=p99, under_100=under_100, under_300=under_300)
