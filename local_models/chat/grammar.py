@@ -16,6 +16,8 @@ from typing import Annotated, Any, TypedDict
 
 import msgspec
 
+from local_models.chat.gbnf import DIGITS, any_of, integers, literal, one_of
+
 Schema = dict[str, Any]
 
 _TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
@@ -49,10 +51,11 @@ _SHAPE = TypedDict(
 )  # fmt: skip
 # llama.cpp refuses longer repetitions.
 _LONGEST_REPEAT = 1000
+# What a schema may have of it. llama.cpp lays repetitions out, and follows all choices that are open with each token.
+_MOST_REPEATS, _MOST_CHOICES = 100_000, 1024
 # A string that may be longer is held to this: an answer here has no room for more.
 _LONGEST_STRING = 20 * _LONGEST_REPEAT
 _MOST_RULES, _DEEPEST = 4000, 64
-_DIGITS = 15
 
 _HEX = "[0-9a-fA-F]"
 _BASE = {
@@ -110,7 +113,7 @@ def tool_calls(tools: Sequence[tuple[str, Any]], before: str, after: str) -> str
     ]
     converter = _Converter(calls[0] if len(calls) == 1 else {"anyOf": calls})
     converter.rules["call"] = converter.rules.pop("root")
-    return _written({"root": f"{_literal(before)} call {_literal(after)}", **converter.rules})
+    return _written({"root": f"{literal(before)} call {literal(after)}", **converter.rules})
 
 
 def _written(rules: dict[str, str]) -> str:
@@ -123,15 +126,38 @@ class _Converter:
     def __init__(self, schema: Any) -> None:
         self._whole = schema
         self._refs: dict[str, str] = {}
+        self._named: dict[str, str] = {}
+        self._repeats = self._choices = 0
         self.rules: dict[str, str] = {}
         self.rules["root"] = self._visit(schema, "the schema", 0)
 
     def _rule(self, body: str) -> str:
+        """The name of a rule with this body, which is one for all who have the same."""
+        if body in self._named:
+            return self._named[body]
+        name = self._new_rule(body)
+        self._named[body] = name
+        return name
+
+    def _new_rule(self, body: str) -> str:
         if len(self.rules) >= _MOST_RULES:
             raise SchemaUnsupported("the schema is too large")
         name = f"r{len(self.rules)}"
         self.rules[name] = body
         return name
+
+    def _choose(self, options: int, at: str) -> None:
+        self._choices += options
+        if self._choices > _MOST_CHOICES:
+            raise SchemaUnsupported(f"{at}: the schema has more than {_MOST_CHOICES} options and optional properties")
+
+    def _repeat(self, body: str, times: int) -> str:
+        """A rule that llama.cpp lays out so many times."""
+        if body not in self._named:
+            self._repeats += times
+        if self._repeats > _MOST_REPEATS:
+            raise SchemaUnsupported("the schema has too many long strings or lists of different lengths")
+        return self._rule(body)
 
     def _visit(self, schema: Any, at: str, depth: int) -> str:
         """A GBNF expression for a schema; `at` says where it stands."""
@@ -161,14 +187,14 @@ class _Converter:
         kinds = [kinds] if isinstance(kinds, str) else kinds
         if not isinstance(kinds, list) or not kinds or any(kind not in _TYPES for kind in kinds):
             raise SchemaUnsupported(f"{at} has the type {json.dumps(schema.get('type'))}")
-        return _any_of([self._typed(kind, schema, at, depth) for kind in kinds])
+        return any_of([self._typed(kind, schema, at, depth) for kind in kinds])
 
     def _ref(self, schema: Schema, at: str, depth: int) -> str:
         target = schema["$ref"]
         if any(key not in _NOTES and key != "$ref" for key in schema):
             raise SchemaUnsupported(f"{at} has keywords beside '$ref'")
         if target not in self._refs:
-            self._refs[target] = name = self._rule("")
+            self._refs[target] = name = self._new_rule("")
             self.rules[name] = self._visit(_resolve(self._whole, target, at), str(target), depth + 1)
         return self._refs[target]
 
@@ -177,11 +203,12 @@ class _Converter:
         for place, option in enumerate(options):
             if option is not True:
                 _checked(option, f"{at}.{key}[{place}]")
+        self._choose(len(options), at)
         if key == "oneOf" and not _exclusive(options):
             raise SchemaUnsupported(f"{at} has a 'oneOf' whose options may overlap; use 'anyOf'")
         rest = {name: value for name, value in schema.items() if name != key}
         merged = [_merged(rest, [option], at) if rest.keys() - _NOTES else option for option in options]
-        return _any_of([self._visit(option, f"{at}.{key}[{place}]", depth + 1) for place, option in enumerate(merged)])
+        return any_of([self._visit(option, f"{at}.{key}[{place}]", depth + 1) for place, option in enumerate(merged)])
 
     def _listed(self, schema: Schema, at: str) -> str:
         extra = schema.keys() - _NOTES - {"const", "enum", "type"}
@@ -193,7 +220,7 @@ class _Converter:
         fitting = [value for value in values if kinds is None or any(_is(value, kind) for kind in kinds)]
         if not fitting or ("const" in schema and "enum" in schema and schema["const"] not in schema["enum"]):
             raise SchemaUnsupported(f"{at} leaves no value that fits")
-        return _any_of([_literal(json.dumps(value, ensure_ascii=False)) for value in fitting])
+        return one_of(list(dict.fromkeys(json.dumps(value, ensure_ascii=False) for value in fitting)))
 
     def _typed(self, kind: str, schema: Schema, at: str, depth: int) -> str:
         given = schema.keys() & _KEYWORDS[kind]
@@ -219,13 +246,14 @@ class _Converter:
         if least:
             raise SchemaUnsupported(f"{at} has 'minProperties', which cannot be enforced")
         pair = self._rule(f'string ": " {self._visit(extra, f"{at}.additionalProperties", depth + 1)}')
-        return f'"{{" {_list_of(pair, 0, most, at)} "}}"'
+        return f'"{{" {self._repeat(_list_of(pair, 0, most, at), most or 0)} "}}"'
 
     def _members(self, properties: Schema, required: frozenset[str], at: str, depth: int) -> str:
         first, later = '""', '""'
+        self._choose(len(properties) - len(required), at)
         for name, schema in reversed(properties.items()):
             value = self._visit(schema, f"{at}.{name}", depth + 1)
-            pair = self._rule(f"{_literal(json.dumps(name, ensure_ascii=False) + ': ')} {value}")
+            pair = self._rule(f"{literal(json.dumps(name, ensure_ascii=False) + ': ')} {value}")
             begin = f"{pair} {later}"
             first = self._rule(begin if name in required else f"{begin} | {first}")
             later = self._rule(f'", " {begin}' if name in required else f'", " {begin} | {later}')
@@ -241,7 +269,7 @@ class _Converter:
                 raise SchemaUnsupported(f"{at} bounds an array of given items")
             return '"[" ' + ' ", " '.join(fixed) + ' "]"'
         item = self._rule(self._visit(schema.get("items", True), f"{at}[]", depth + 1))
-        return f'"[" {_list_of(item, least, most, at)} "]"'
+        return f'"[" {self._repeat(_list_of(item, least, most, at), most or least)} "]"'
 
     def _string(self, schema: Schema, at: str, depth: int) -> str:
         least, most = schema.get("minLength", 0), schema.get("maxLength")
@@ -259,16 +287,16 @@ class _Converter:
     def _repeated(self, what: str, least: int, most: int | None) -> str:
         """`what`, at least and at most so often, in pieces that llama.cpp takes."""
         if least > _LONGEST_REPEAT:
-            block = self._rule(f"{what}{{{_LONGEST_REPEAT}}}")
+            block = self._repeat(f"{what}{{{_LONGEST_REPEAT}}}", _LONGEST_REPEAT)
             rest = None if most is None else most - _LONGEST_REPEAT
             return f"{block} {self._repeated(what, least - _LONGEST_REPEAT, rest)}"
         if most is None:
-            return f"{what}{{{least},}}"
+            return self._repeat(f"{what}{{{least},}}", least)
         if most <= _LONGEST_REPEAT:
-            return f"{what}{{{least},{most}}}"
-        block = self._rule(f"{what}{{{_LONGEST_REPEAT}}}")
+            return self._repeat(f"{what}{{{least},{most}}}", most)
+        block = self._repeat(f"{what}{{{_LONGEST_REPEAT}}}", _LONGEST_REPEAT)
         longer = self._rule(f"{block} {self._repeated(what, 0, most - _LONGEST_REPEAT)}")
-        return f"({longer} | {what}{{{least},{_LONGEST_REPEAT - 1}}})"
+        return f"({longer} | {self._repeat(f'{what}{{{least},{_LONGEST_REPEAT - 1}}}', _LONGEST_REPEAT)})"
 
     def _integer(self, schema: Schema, at: str, depth: int) -> str:
         if schema.get("multipleOf", 1) != 1:
@@ -278,10 +306,10 @@ class _Converter:
         highest = (
             high if high is None else math.ceil(high) - 1 if _excludes(schema, "Maximum", high) else math.floor(high)
         )
-        found = _integers(lowest, highest)
+        found = integers(lowest, highest)
         if not found:
             raise SchemaUnsupported(f"{at} leaves no integer between its bounds")
-        return _any_of(found)
+        return any_of(found)
 
     def _number(self, schema: Schema, at: str, depth: int) -> str:
         """Whole numbers inside the bounds, and fractions after those whose whole unit lies inside."""
@@ -290,15 +318,15 @@ class _Converter:
         low, high = _bounds(schema)
         whole = self._integer(schema, at, depth)
         fraction = ' "." [0-9]{1,15}'
-        above = _integers(max(0, math.ceil(low or 0)), None if high is None else math.floor(high) - 1)
-        below = _integers(
+        above = integers(max(0, math.ceil(low or 0)), None if high is None else math.floor(high) - 1)
+        below = integers(
             max(0, math.ceil(-high)) if high is not None else 0, None if low is None else math.floor(-low) - 1
         )
         excluded = {schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")}
         tail = fraction if not excluded - {None} else ' "." [0-9]{0,14} [1-9]'
-        parts = [f"({_any_of(above)}){tail}"] if above else []
-        parts += [f'"-" ({_any_of(below)}){tail}'] if below else []
-        return _any_of([whole, *parts])
+        parts = [f"({any_of(above)}){tail}"] if above else []
+        parts += [f'"-" ({any_of(below)}){tail}'] if below else []
+        return any_of([whole, *parts])
 
 
 def _checked(schema: Any, at: str) -> Schema:
@@ -320,56 +348,9 @@ def _bounds(schema: Schema) -> tuple[float | None, float | None]:
     lows = [schema[key] for key in ("minimum", "exclusiveMinimum") if key in schema]
     highs = [schema[key] for key in ("maximum", "exclusiveMaximum") if key in schema]
     for bound in (*lows, *highs):
-        if isinstance(bound, bool) or not isinstance(bound, int | float) or abs(bound) >= 10**_DIGITS:
+        if isinstance(bound, bool) or not isinstance(bound, int | float) or abs(bound) >= 10**DIGITS:
             raise SchemaUnsupported(f"a bound is {json.dumps(bound)}")
     return max(lows, default=None), min(highs, default=None)
-
-
-def _integers(low: int | None, high: int | None) -> list[str]:
-    """Alternatives for the integers from `low` to `high`, both included, of at most 15 digits."""
-    top = 10**_DIGITS - 1
-    lowest, highest = -top if low is None else low, top if high is None else high
-    found = []
-    if lowest < 0:
-        found += [f'"-" ({each})' for each in _naturals(max(1, -highest), -lowest)]
-    if highest >= 0:
-        found += _naturals(max(0, lowest), highest)
-    return found
-
-
-def _naturals(low: int, high: int) -> list[str]:
-    found = []
-    for size in range(len(str(low)), len(str(high)) + 1):
-        first = max(low, 0 if size == 1 else 10 ** (size - 1))
-        last = min(high, 10**size - 1)
-        if first <= last:
-            found.append(_digits(str(first), str(last)))
-    return found
-
-
-def _digits(low: str, high: str) -> str:
-    """An expression for the digit strings of one length from `low` to `high`."""
-    if not low:
-        return '""'
-    rest = len(low) - 1
-    if set(low) == {"0"} and set(high) == {"9"}:
-        return f"[0-9]{{{len(low)}}}"
-    if low[0] == high[0]:
-        return f'"{low[0]}" {_digits(low[1:], high[1:])}' if rest else f'"{low[0]}"'
-    if not rest:
-        return f"[{low}-{high}]"
-    start, end = int(low[0]), int(high[0])
-    parts = []
-    if set(low[1:]) != {"0"}:
-        parts.append(f'"{start}" ({_digits(low[1:], "9" * rest)})')
-        start += 1
-    tail = []
-    if set(high[1:]) != {"9"}:
-        tail.append(f'"{end}" ({_digits("0" * rest, high[1:])})')
-        end -= 1
-    if start <= end:
-        parts.append(f"[{start}-{end}] [0-9]{{{rest}}}")
-    return "(" + " | ".join([*parts, *tail]) + ")"
 
 
 def _list_of(item: str, least: int, most: int | None, at: str) -> str:
@@ -382,15 +363,6 @@ def _list_of(item: str, least: int, most: int | None, at: str) -> str:
     more = f"{{{max(least - 1, 0)},{'' if most is None else most - 1}}}"
     some = f'{item} (", " {item}){more}'
     return some if least else f"({some})?"
-
-
-def _any_of(options: Sequence[str]) -> str:
-    return options[0] if len(options) == 1 else "(" + " | ".join(options) + ")"
-
-
-def _literal(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
-    return f'"{escaped}"'
 
 
 def _is(value: Any, kind: str) -> bool:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local_models.chat.grammar import SchemaUnsupported, _integers, from_schema, json_object
+from local_models.chat.gbnf import integers, one_of
+from local_models.chat.grammar import SchemaUnsupported, from_schema, json_object
 
 
 def matches(expressions: list[str], text: str) -> bool:
@@ -20,11 +21,26 @@ def matches(expressions: list[str], text: str) -> bool:
 
 @given(st.integers(-3000, 3000), st.integers(0, 3000), st.integers(-7000, 7000))
 def test_integer_bounds_are_kept_exactly(low: int, size: int, value: int) -> None:
-    expressions = _integers(low, low + size)
+    expressions = integers(low, low + size)
     assert matches(expressions, str(value)) == (low <= value <= low + size)
     assert matches(expressions, str(low))
     assert matches(expressions, str(low + size))
     assert not matches(expressions, f"0{abs(value)}")
+
+
+NAMES = st.text(alphabet="abc", max_size=6)
+
+
+@given(st.sets(NAMES, min_size=1, max_size=30), NAMES)
+def test_a_choice_of_texts_takes_these_and_no_others(texts: set[str], other: str) -> None:
+    expression = one_of(sorted(texts))
+    assert all(matches([expression], text) for text in texts)
+    assert matches([expression], other) == (other in texts)
+
+
+def test_a_long_row_of_texts_each_the_beginning_of_the_next_is_no_deep_tree() -> None:
+    texts = ["a" * size for size in range(1, 1000)]
+    assert one_of(texts).count("(") < 100
 
 
 @pytest.mark.parametrize(
@@ -85,7 +101,14 @@ def test_too_deep_and_too_large_are_refused_not_hung_on() -> None:
         deep = {"type": "array", "items": deep, "maxItems": 2}
     with pytest.raises(SchemaUnsupported, match="deep"):
         from_schema(deep)
-    wide = {"type": "object", "properties": {f"p{at}": {"type": "string", "maxLength": 3} for at in range(5000)}}
+    many = {"type": "object", "properties": {f"p{at}": {"type": "string", "maxLength": 500 + at} for at in range(400)}}
+    with pytest.raises(SchemaUnsupported, match="long strings"):
+        from_schema(many)
+    open_choices = {"anyOf": [{"type": "array", "maxItems": at} for at in range(1100)]}
+    with pytest.raises(SchemaUnsupported, match="options"):
+        from_schema(open_choices)
+    each = {f"p{at}": {"type": "string", "maxLength": 3} for at in range(5000)}
+    wide = {"type": "object", "properties": each, "required": list(each)}
     with pytest.raises(SchemaUnsupported, match="large"):
         from_schema(wide)
 
