@@ -52,7 +52,7 @@ def score(
         quality, difficulty = {"small": found.small, "large": found.large}, found.lost
         if competence is not None and embed is not None:
             likely = competence.likely(embed([prompt])[0])
-            quality[profile], difficulty = likely.right, 1 - likely.at_least
+            quality[profile], difficulty = likely.right, 1 - likely.expected
         rounded = {name: round(value, 5) for name, value in quality.items()}
         sys.stdout.buffer.write(msgspec.json.encode({"difficulty": round(difficulty, 6), "quality": rounded}) + b"\n")
         sys.stdout.buffer.flush()

@@ -32,21 +32,26 @@ Vectors: TypeAlias = NDArray[np.float32]
 
 WIDTH = 0.05
 """Of the kernel: a question whose cosine is this much smaller counts 1/e."""
-NARROW = 2.5
-"""So many times narrower is the kernel for the questions most like it."""
 UNLIKE, LIKE = 0.45, 0.65
 """Cosine of the nearest question: from the second on its evidence counts whole, below the first not at all: such a
 prompt is far from all that is known."""
 SAME_SKILL = 0.6
 """What a question of the same skill counts at least, however far it is."""
 PRIOR_RIGHT, PRIOR_WRONG = 0.5, 0.5
+USUAL, USUAL_OF_THIS = 4.0, 0.6
+"""So many answers, as often right as the model usually is and no more than half of them, are added to what is known of
+a skill and of nearly the same question: some skill or other of a bad model looks good by luck.
+"""
 SIGMAS = 1.0
+_LEFT_OUT = -1.0
 
 
 class Likely(Frozen, frozen=True, kw_only=True):
     """``right``: the posterior mean of a right answer. ``at_least``: its lower bound. ``skill``: the nearest one, and
     how ``sure`` it is (0 … 1) that the prompt asks for it. ``nearest``: the cosine of the question most like it.
-    ``like_these``: the share that was right of the few questions most like it, whatever their skill.
+    ``of_skill`` and ``of_this``: what the posterior is told, the share that was right of questions of the skill and of
+    those that are nearly this one. ``expected``: the chance of a right answer by both; ``at_least`` where the profile
+    does not say what they came to.
     """
 
     right: float
@@ -54,7 +59,9 @@ class Likely(Frozen, frozen=True, kw_only=True):
     skill: str
     sure: float
     nearest: float
-    like_these: float = 0.5
+    of_skill: float = 0.5
+    of_this: float = 0.5
+    expected: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,7 @@ class Competence:
         self._vectors, self._skills, self._of = asked.vectors, asked.skills, asked.of
         self.dimension = asked.vectors.shape[1]
         self._right = np.array([outcome == "1" for outcome in profile.right], np.float32)
+        self._usual = min(0.5, float(self._right.mean()))
         self._calibration, self._posterior = profile.calibration, profile.posterior
         self._left_out: int | None = None
 
@@ -126,28 +134,44 @@ class Competence:
         """For a prompt with this embedding, of length 1."""
         cosine = self._vectors @ vector
         if self._left_out is not None:
-            cosine[self._left_out] = -1.0
+            cosine[self._left_out] = _LEFT_OUT
+        return self._by(cosine)
+
+    def of_each(self) -> list[Likely]:
+        """For every question of the probe, as if that one had not been asked."""
+        cosines = self._vectors @ self._vectors.T
+        np.fill_diagonal(cosines, _LEFT_OUT)
+        return [self._by(cosine) for cosine in cosines]
+
+    def _by(self, cosine: Vectors) -> Likely:
         nearest = float(cosine.max())
         like = np.exp((cosine - nearest) / WIDTH)
         mass = np.bincount(self._of, like)
         skill = int(mass.argmax())
         sure = float(mass[skill] / mass.sum()) * min(1.0, max(0.0, (nearest - UNLIKE) / (LIKE - UNLIKE)))
-        weight = sure * np.where((self._of == skill) & (cosine > -1.0), np.maximum(like, SAME_SKILL), like)
+        weight = sure * np.where((self._of == skill) & (cosine > _LEFT_OUT), np.maximum(like, SAME_SKILL), like)
         count = float(weight.sum())
-        right = (PRIOR_RIGHT + float(weight @ self._right)) / (PRIOR_RIGHT + PRIOR_WRONG + count)
+        counted = float(weight @ self._right)
+        right = (PRIOR_RIGHT + counted) / (PRIOR_RIGHT + PRIOR_WRONG + count)
         spread = math.sqrt(right * (1 - right) / (count + PRIOR_RIGHT + PRIOR_WRONG + 1))
         at_least = max(0.0, right - SIGMAS * spread)
-        return Likely(
+        likely = Likely(
             right=right,
             at_least=at_least,
             skill=self._skills[skill],
             sure=sure,
             nearest=nearest,
-            like_these=self._like_these(like**NARROW),
+            of_skill=(USUAL * self._usual + counted) / (USUAL + count),
+            of_this=self._of_this(cosine),
+            expected=at_least,
         )
+        if self._posterior is None:
+            return likely
+        return msgspec.structs.replace(likely, expected=self._posterior.expected(likely))
 
-    def _like_these(self, weight: Vectors) -> float:
-        return (PRIOR_RIGHT + float(weight @ self._right)) / (PRIOR_RIGHT + PRIOR_WRONG + float(weight.sum()))
+    def _of_this(self, cosine: Vectors) -> float:
+        weight = np.exp((cosine - 1) / WIDTH)
+        return (USUAL_OF_THIS * self._usual + float(weight @ self._right)) / (USUAL_OF_THIS + float(weight.sum()))
 
     def answered(self, signals: Signals, vector: Vectors | None) -> float | None:
         """The chance that an answer of these signals is right, to a prompt with this embedding, if there is one.
@@ -175,8 +199,7 @@ def evidence(profile: Profile) -> list[Likely]:
     asked = Asked.of_profile(profile)
     if asked is None:
         return []
-    competence = Competence(profile, asked)
-    return [competence.without(place).likely(vector) for place, vector in enumerate(asked.vectors)]
+    return Competence(profile, asked).of_each()
 
 
 def weighed(profile: Profile) -> Profile:

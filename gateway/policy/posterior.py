@@ -24,27 +24,63 @@ Values: TypeAlias = NDArray[np.float64]
 _PENALTY, _STEPS = 2.0, 30
 _LEAST, _EXTREME = 0.01, 30.0
 _SEED = 6_022
+_EVIDENCE = 2
 
 
-class Posterior(Frozen, frozen=True, kw_only=True):
-    """One model's: log odds are ``bias`` and the inputs by their ``slopes``."""
+class Logistic(Frozen, frozen=True, kw_only=True):
+    """Log odds are ``bias`` and the inputs by their ``slopes``."""
 
     bias: float
     slopes: tuple[float, ...]
 
+    def chance(self, inputs: Sequence[float]) -> float:
+        logit = self.bias + sum(slope * one for slope, one in zip(self.slopes, inputs, strict=True))
+        return 1 / (1 + math.exp(-min(_EXTREME, max(-_EXTREME, logit))))
+
+
+class Posterior(Frozen, frozen=True, kw_only=True):
+    """One model's: the chance ``before`` it is asked, by the evidence alone, and ``after``."""
+
+    before: Logistic
+    after: Logistic
+
+    def expected(self, likely: Likely) -> float:
+        """The chance that an answer to a prompt of this evidence will be right."""
+        return self.before.chance(_known(likely))
+
     def right(self, likely: Likely, signals: Signals) -> float:
         """The chance that an answer of these signals, to a prompt of this evidence, is right."""
-        logit = self.bias + sum(slope * one for slope, one in zip(self.slopes, _inputs(likely, signals), strict=True))
-        return 1 / (1 + math.exp(-min(_EXTREME, max(-_EXTREME, logit))))
+        return self.after.chance((*_known(likely), *_sureness(signals)))
 
 
 def fit(likely: Sequence[Likely], signals: Sequence[Signals], right: Sequence[bool]) -> Posterior:
     """By the answers to as many questions; ``likely``: what was known of each without it."""
-    x = np.array([_inputs(one, how) for one, how in zip(likely, signals, strict=True)])
+    known = np.array([_known(one) for one in likely])
+    sure, y = np.array([_sureness(one) for one in signals]), np.array(right, float)
+    return Posterior(before=_logistic(known, y), after=_logistic(np.hstack([known, sure]), y))
+
+
+def _logistic(x: Values, y: Values) -> Logistic:
+    """The first columns are evidence, in log odds: worth nothing at least and itself at most. More would follow from a
+    few questions that are nearly the same, and be wrong of a prompt that is exactly one of them.
+    """
+    fixed: dict[int, float] = {}
+    while True:
+        free = [at for at in range(x.shape[1]) if at not in fixed]
+        offset = np.sum([slope * x[:, at] for at, slope in fixed.items()], axis=0) if fixed else np.zeros(len(y))
+        bias, slopes = _fitted(x[:, free], y, offset)
+        found = {**fixed, **dict(zip(free, slopes, strict=True))}
+        beyond = {at: min(1.0, max(0.0, found[at])) for at in range(_EVIDENCE) if not 0 <= found[at] <= 1}
+        if not beyond:
+            return Logistic(bias=round(bias, 5), slopes=tuple(round(found[at], 5) for at in sorted(found)))
+        fixed |= beyond
+
+
+def _fitted(x: Values, y: Values, offset: Values) -> tuple[float, list[float]]:
     mean, scale = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-3)
-    weights = _ridge(np.hstack([np.ones((len(x), 1)), (x - mean) / scale]), np.array(right, float))
+    weights = _ridge(np.hstack([np.ones((len(y), 1)), (x - mean) / scale]), y, offset)
     slopes = weights[1:] / scale
-    return Posterior(bias=round(float(weights[0] - slopes @ mean), 5), slopes=tuple(round(float(s), 5) for s in slopes))
+    return float(weights[0] - slopes @ mean), [float(slope) for slope in slopes]
 
 
 def held_out(likely: Sequence[Likely], signals: Sequence[Signals], right: Sequence[bool]) -> Errors:
@@ -59,27 +95,25 @@ def held_out(likely: Sequence[Likely], signals: Sequence[Signals], right: Sequen
     return errors(found, np.array(right, float))
 
 
-def _ridge(design: Values, y: Values) -> Values:
+def _ridge(design: Values, y: Values, offset: Values) -> Values:
     """Newton's method; the first column is not penalised."""
     penalty = np.full(design.shape[1], _PENALTY)
     penalty[0] = _LEAST
     weights: Values = np.zeros(design.shape[1])
     for _ in range(_STEPS):
-        p = 1 / (1 + np.exp(-np.clip(design @ weights, -_EXTREME, _EXTREME)))
+        p = 1 / (1 + np.exp(-np.clip(offset + design @ weights, -_EXTREME, _EXTREME)))
         curved = design.T @ (design * (p * (1 - p))[:, None]) + np.diag(penalty)
         weights = weights + np.linalg.solve(curved, design.T @ (y - p) - penalty * weights)
     return weights
 
 
-def _inputs(likely: Likely, signals: Signals) -> tuple[float, ...]:
-    return (
-        _logit(likely.right),
-        _logit(likely.like_these),
-        max(signals.mean_logprob, -_EXTREME),
-        max(signals.min_logprob, -_EXTREME),
-        signals.uncertain_share,
-        math.log1p(signals.tokens),
-    )
+def _known(likely: Likely) -> tuple[float, float]:
+    return _logit(likely.of_skill), _logit(likely.of_this)
+
+
+def _sureness(signals: Signals) -> tuple[float, float, float, float]:
+    mean, least = max(signals.mean_logprob, -_EXTREME), max(signals.min_logprob, -_EXTREME)
+    return mean, least, signals.uncertain_share, math.log1p(signals.tokens)
 
 
 def _logit(p: float) -> float:

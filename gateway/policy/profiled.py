@@ -52,7 +52,7 @@ class ProfiledScorer:
         likely = self._competence.likely(embedding)
         if likely.nearest <= UNLIKE:
             return _far(1 - likely.nearest)
-        unsure = 1 - likely.at_least
+        unsure = 1 - likely.expected
         if unsure <= by_rules.difficulty:
             return msgspec.structs.replace(by_rules, scorer="profile")
         shown = ((f"may-be-wrong:{likely.skill}", round(unsure, 3)),)

@@ -1,10 +1,13 @@
-"""Easy prompts with checkable answers, none of them in the probe: what a small model might be trusted with."""
+"""Easy prompts with checkable answers, none of them in the probe: what a small model might be trusted with.
+
+``plain_prompts.yaml`` was written after the thorough probe, ``easy_prompts.yaml`` before it.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from gateway.policy.probe import Question, arithmetic, read
+from gateway.policy.probe import Question, arithmetic, questions, read
 
 _SEED = 7_310
 _ASKED = {
@@ -22,5 +25,8 @@ _ASKED = {
 
 
 def easy_prompts() -> tuple[Question, ...]:
-    """More than 300, always the same."""
-    return (*read(Path(__file__).with_suffix(".yaml")), *arithmetic(_SEED, _ASKED, 10))
+    """Some 700, always the same."""
+    asked = {question.prompt for question in questions(thorough=True)}
+    files = (Path(__file__).with_name(name) for name in ("easy_prompts.yaml", "plain_prompts.yaml"))
+    written = (question for file in files for question in read(file))
+    return tuple(one for one in (*written, *arithmetic(_SEED, _ASKED, 10)) if one.prompt not in asked)

@@ -1,6 +1,6 @@
 """``python -m tests.bench.routing``: one decision among 50 rules, and a replay of 100,000 logged requests.
 
-With ``cascade``: see :mod:`tests.bench.routing.cascade`.
+With ``cascade`` or ``transfer``: see the modules of that name.
 
 A decision is timed beside the reading of its features, as CPU time. The replay runs the command itself, over SQLite.
 """
@@ -30,7 +30,7 @@ from gateway.policy.situation import Situation
 from gateway.pricing import PriceBook
 from gateway.types import ChatRequest, LedgerEntry, Principal
 from gateway.yamlfile import Document
-from tests.bench.routing import cascade
+from tests.bench.routing import cascade, transfer
 
 RULES = 50
 ROUNDS = 3_000
@@ -147,6 +147,8 @@ def row(number: int, now_ms: int, detail: dict[str, object]) -> LedgerEntry:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["cascade"]:
         cascade.main(sys.argv[2:])
+    elif sys.argv[1:2] == ["transfer"]:
+        transfer.main(sys.argv[2:])
     else:
         decisions()
         replayed()

@@ -57,12 +57,10 @@ def _sure_from(bound: float) -> dict[str, object]:
 def _worth_keeping(bound: float) -> float:
     """The chance of being right from which on an answer is kept where prompts below this difficulty were tried.
 
-    Both follow from what a right answer is worth. With the large model right in 0.97 and the small one costing a
-    quarter of it, a prompt is worth a try from 0.97 - 0.75 x on and, now that the try is paid, its answer from 0.97 - x
-    on, x being the large model's price by that worth. A difficulty is 0.13 above the expected chance of a wrong answer.
+    Found on the probe's own questions, each by all others: the two bounds that do best there at some price of a mistake
+    lie near this line. Where much is tried mistakes are cheap, and what was tried is kept.
     """
-    x = (bound - 0.16) / 0.75
-    return round(min(1.0, max(0.0, 0.97 - x)), 3)
+    return round(min(0.9, max(0.0, 1.93 - 3.1 * bound)), 3)
 
 
 WAYS = (

@@ -10,12 +10,12 @@ from typing import Any
 
 import msgspec
 
-from gateway.policy.competence import Asked, Competence
+from gateway.policy.competence import Competence
 from gateway.policy.probe import ANSWER_TOKENS, Question, right
 from gateway.policy.profiled import ProfiledScorer
 from gateway.policy.scorer import RuleScorer
 from tests.bench.routing.curve import Way, prompt_tokens
-from tests.bench.routing.record import Recorded, Row, large_is_right
+from tests.bench.routing.record import Row, large_is_right, shipped
 from tests.support.gateway import Gateway, gateway, hosted, local
 from tests.support.models import CHAT, chat_model, embed_model, served
 from tests.support.upstream import Plan, Upstream
@@ -62,7 +62,7 @@ class Live:
 
 
 @contextlib.asynccontextmanager
-async def live(recorded: Recorded, ways: Sequence[tuple[Way, float]]) -> AsyncIterator[Live]:
+async def live(ways: Sequence[tuple[Way, float]]) -> AsyncIterator[Live]:
     """``ways``: each with its bound."""
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -73,7 +73,7 @@ async def live(recorded: Recorded, ways: Sequence[tuple[Way, float]]) -> AsyncIt
         models = [local("local-small", f"{small}/v1"), hosted("large", large.base_url, price=PRICE)]
         policies = [_policy(way, bound) for way, bound in ways]
         async with gateway(Path(folder), models, policies, embedder={"url": f"{embedder}/v1"}) as gate:
-            yield Live(gate, large, Competence(recorded.profile, Asked.shipped()))
+            yield Live(gate, large, shipped())
 
 
 def _policy(way: Way, bound: float) -> dict[str, Any]:

