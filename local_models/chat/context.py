@@ -205,7 +205,7 @@ class Context:
             self.decode([Piece(0, 0, [1, 2, 3, 4], 0)])
             found.append(self.decode([Piece(0, 4, [5, 6], 2)]).copy())
             self.clear()
-        return bool(np.array_equal(*found))
+        return bool(np.array_equal(found[0], found[1]))
 
     def _trims(self) -> bool:
         self.decode([Piece(0, 0, [1, 2, 3], 0)])
