@@ -15,6 +15,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,8 +25,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-URL = "http://127.0.0.1:8080"
+PORT = 8080
+URL = f"http://127.0.0.1:{PORT}"
 START_SECONDS = 180.0
+STOP_SECONDS = 60.0
+INSIDE = "SMOKE_FOLDER"
 # Stands in for the base image: its Python comes with venv and headers.
 BASE_IMAGE = (
     "python3 -m ensurepip --version >/dev/null 2>&1 || { apt-get update -qq; apt-get install -y -qq python3-venv; }"
@@ -117,7 +121,8 @@ class Stage:
 
     def serve(self, env: dict[str, str]) -> subprocess.Popen[bytes]:
         """The image's command, as its user, on a read-only root with its volume and /tmp writable."""
-        volume = tempfile.mkdtemp(prefix="smoke-volume-")
+        volume = str(self.upper.parent / "volume")
+        os.mkdir(volume, 0o700)
         shutil.chown(volume, 10001, 10001)
         _run("mount", "--bind", volume, str(self.root / "data"))
         _run("mount", "-o", "remount,ro", str(self.root))
@@ -176,22 +181,38 @@ def _post(path: str, key: str, body: dict[str, Any]) -> dict[str, Any]:
         return dict(json.load(reply))
 
 
+def inside(folder: Path, build_args: dict[str, str]) -> int:
+    """Build, serve, ask, stop. Mounts are this namespace's own, and end with it."""
+    process = build(folder, build_args).serve({"GATEWAY_ADMIN_KEY": "smoke-admin-key"})
+    try:
+        print(f"smoke: the gateway answered: {ask(process)}", flush=True)
+    finally:
+        process.terminate()
+        try:
+            status = process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise SystemExit(f"smoke: the gateway did not stop within {STOP_SECONDS:.0f} s") from None
+    print(f"smoke: stopped with status {status}")
+    return status
+
+
 def main() -> int:
     """0 when the gateway of the image answered and stopped with status 0."""
     parser = argparse.ArgumentParser(description="Runs the Dockerfile's own steps without a container engine.")
     parser.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE")
     given = dict(word.partition("=")[::2] for word in parser.parse_args().build_arg)
-    if os.environ.get("SMOKE_INSIDE") != "1":
-        os.execvpe("unshare", ["unshare", "--mount", sys.executable, *sys.argv], os.environ | {"SMOKE_INSIDE": "1"})
-    folder = Path(tempfile.mkdtemp(prefix="smoke-"))
-    process = build(folder, given).serve({"GATEWAY_ADMIN_KEY": "smoke-admin-key"})
+    if folder := os.environ.get(INSIDE):
+        return inside(Path(folder), given)
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", PORT)) == 0:
+            raise SystemExit(f"smoke: something else listens on port {PORT}, which is the image's")
+    folder = tempfile.mkdtemp(prefix="smoke-")
     try:
-        print(f"smoke: the gateway answered: {ask(process)}")
+        command = ("unshare", "--mount", sys.executable, *sys.argv)
+        return subprocess.run(command, check=False, env=os.environ | {INSIDE: folder}).returncode
     finally:
-        process.terminate()
-        status = process.wait()
-    print(f"smoke: stopped with status {status}")
-    return status
+        shutil.rmtree(folder)  # seen from here nothing is mounted in it
 
 
 if __name__ == "__main__":

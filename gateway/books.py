@@ -226,7 +226,7 @@ class Books:
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run to its end whatever becomes of the request it belongs to."""
-        task = asyncio.create_task(work)
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 

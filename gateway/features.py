@@ -191,10 +191,10 @@ def extract(
     last = talk.user_turns[-1] if talk.user_turns else ""
     whole = "\n".join(talk.texts)
     tools = _written(request, "tools") or _written(request, "functions")
-    task = _task(talk.user_turns)
+    task, words = _task(talk.user_turns)
     head = task if len(task) <= 2 * WINDOW else task[:WINDOW] + "\n" + task[-WINDOW:]
     lowered = head.lower()
-    words = _split(lowered)
+    words = words or _split(lowered)
     known = set(words)
     language = _language(lowered, words)
     last_tokens = estimate_tokens(last)
@@ -238,18 +238,20 @@ def _beside_text(request: ChatRequest, talk: _Talk) -> int:
     return PER_MESSAGE * len(request.messages) + PER_REPLY + media
 
 
-def _task(user_turns: list[str]) -> str:
-    """The newest user turn that says more than "yes, do that"; the last one where none does."""
+def _task(user_turns: list[str]) -> tuple[str, list[str]]:
+    """The newest user turn that says more than "yes, do that"; the last one where none does. Its words, if they had to
+    be looked at for that.
+    """
     for turn in reversed(user_turns[-4:]):
-        if not _continues(turn):
-            return turn
-    return user_turns[-1] if user_turns else ""
+        if len(turn) > 80 or not turn.isascii():
+            if turn.strip():
+                return turn, []
+        elif not _continues(words := _split(turn.lower())):
+            return turn, words
+    return user_turns[-1] if user_turns else "", []
 
 
-def _continues(turn: str) -> bool:
-    if len(turn) > 80 or not turn.isascii():
-        return not turn.strip()
-    words = _split(turn.lower())
+def _continues(words: list[str]) -> bool:
     return len(words) <= 2 or (len(words) <= FOLLOW_UP_WORDS and words[0] in _CONTINUING)
 
 
@@ -290,7 +292,7 @@ def _wants_audio(request: ChatRequest) -> bool:
 
 def _tags(principal: Principal, request: ChatRequest) -> tuple[str, ...]:
     tags = {*principal.tags, *request.options.tags}
-    return tuple(sorted(tag for tag in tags if not tag.startswith(EXPERIMENT_TAG)))
+    return () if not tags else tuple(sorted(tag for tag in tags if not tag.startswith(EXPERIMENT_TAG)))
 
 
 def _split(lowered: str) -> list[str]:
@@ -306,8 +308,8 @@ def _language(lowered: str, words: list[str]) -> str:
     if not lowered.isascii() and (language := _language_of_script(lowered[:200])):
         return language
     counts: dict[str, int] = {}
-    for word in words[:120]:
-        for language in _LANGUAGES_OF.get(word, ()):
+    for languages in filter(None, map(_LANGUAGES_OF.get, words[:120])):
+        for language in languages:
             counts[language] = counts.get(language, 0) + 1
     return max(counts, key=counts.__getitem__) if counts else "und"
 

@@ -69,7 +69,10 @@ def classify(text: str) -> str:
 
 
 def _has_secret(text: str, data: bytes) -> bool:
-    if any(_SECRET.search(token) for token in _long_tokens(data)) or ("PRIVATE KEY" in text and _PEM.search(text)):
+    shape = data.translate(_IS_TOKEN)
+    if _SHORTEST_SECRET in shape and any(_SECRET.search(token) for token in _long_tokens(data, shape)):
+        return True
+    if "PRIVATE KEY" in text and _PEM.search(text):
         return True
     if '"' not in text and "'" not in text and "`" not in text:
         return False
@@ -77,9 +80,9 @@ def _has_secret(text: str, data: bytes) -> bool:
     return any(word in lower and pattern.search(lower) is not None for word, pattern in _ASSIGNED)
 
 
-def _long_tokens(data: bytes) -> Iterator[bytes]:
+def _long_tokens(data: bytes, shape: bytes) -> Iterator[bytes]:
     """The beginnings of runs of 20 and more token characters; a JSON web token as its own marker."""
-    for start, end in _runs(data.translate(_IS_TOKEN), _SHORTEST_SECRET):
+    for start, end in _runs(shape, _SHORTEST_SECRET):
         yield data[start : min(end, start + 256)]
         if data.startswith(b"eyJ", start) and data.startswith(b".eyJ", end):
             yield b"sk-" + data[start : start + 20]
@@ -102,7 +105,10 @@ def _has_email(text: str) -> bool:
 
 def _numbers(data: bytes) -> str:
     """``card``, ``id`` or ``phone`` among the long numbers of a text; ``unknown`` where they are too many."""
-    found = list(islice(_long_numbers(data), MOST_NUMBERS))
+    shape = data.translate(_IS_NUMBER)
+    if _SHORTEST_NUMBER not in shape:
+        return ""
+    found = list(islice(_long_numbers(data, shape), MOST_NUMBERS))
     if not found:
         return ""
     classes = {_number(written) for written in {written for written, _ in found}}
@@ -115,9 +121,9 @@ def _numbers(data: bytes) -> str:
     return "unknown" if len(found) == MOST_NUMBERS else ""
 
 
-def _long_numbers(data: bytes) -> Iterator[tuple[str, str]]:
+def _long_numbers(data: bytes, shape: bytes) -> Iterator[tuple[str, str]]:
     """Numbers with their separators and the plus or bracket they begin with, each with what stands around it."""
-    for start, end in _runs(data.translate(_IS_NUMBER), _SHORTEST_NUMBER):
+    for start, end in _runs(shape, _SHORTEST_NUMBER):
         for number in _NUMBER.finditer(data, start, end):
             first = number.start()
             signed = first - 1 if data[max(0, first - 1) : first] in (b"+", b"(") else first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,6 +20,7 @@ _TOLD = ("prompt_tokens", "completion_tokens", "cached_tokens")
 _NULL_USAGE = (b',"usage":null', b', "usage": null', b',"usage": null')
 
 
+@functools.lru_cache(maxsize=256)
 def usd(nano: int) -> str:
     """Nano-dollars as a decimal number of dollars, exact: ``0.00001425``."""
     sign, nano = ("-", -nano) if nano < 0 else ("", nano)

@@ -151,8 +151,7 @@ class Fleet:
 
 def _bounded(request: ChatRequest, model: ModelConfig) -> ChatRequest:
     """With the bound on its answer in the body, where the client has set none, spelled as the provider wants it."""
-    written = (request.fields.get(name, msgspec.Raw(_NULL)) for name in _BOUNDS)
-    if request.max_tokens is None or any(bytes(value) != _NULL for value in written):
+    if request.max_tokens is None or any(bytes(request.fields.get(name, _NULL)) != _NULL for name in _BOUNDS):
         return request
     name = "max_completion_tokens" if model.kind == "openai" else "max_tokens"
     return msgspec.structs.replace(request, fields={**request.fields, name: msgspec.Raw(b"%d" % request.max_tokens)})

@@ -184,7 +184,7 @@ class Coalescer:
         """
         call = SharedCall()
         listener = call.listen()
-        task = call._task = asyncio.create_task(self._run(key, call, work))
+        task = call._task = asyncio.get_running_loop().create_task(self._run(key, call, work))
         self._tasks.add(task)
         if key is not None:
             self._calls[key] = call

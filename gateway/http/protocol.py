@@ -116,7 +116,7 @@ async def _reply(cycle: RequestResponseCycle, headers: Iterable[tuple[str, str]]
         await cycle.flow.drain()
     if cycle.disconnected:
         return
-    lines = [f"{name}: {value}" for name, value in headers]
+    lines = list(map(": ".join, headers))
     head = "\r\n".join(lines).encode("latin-1", "replace")
     if head.count(b"\n") >= len(lines) or head.count(b"\r") >= len(lines) or b"\0" in head:
         raise ValueError("a header holds a line break")
