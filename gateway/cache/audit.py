@@ -13,6 +13,7 @@ import math
 RISK = 0.05
 EPOCH = 200
 SHARE, EARLY_SHARE, EARLY = 0.03, 0.125, 40
+_LESS = 0.02  # from this budget on, less is checked: the larger the budget, the less a wrong hit matters
 # Parts of the capital that is bet on "more than the budget is wrong"; their mean is a bet that needs no tuning.
 _BETS = (0.01, 0.03, 0.1, 0.3, 0.9)
 
@@ -38,7 +39,7 @@ class Audit:
             return 1.0
         if self._would == 1:
             return 0.0
-        return EARLY_SHARE if self._would <= EARLY else SHARE
+        return (EARLY_SHARE if self._would <= EARLY else SHARE) * min(1.0, math.sqrt(_LESS / self.budget))
 
     def observe(self, wrong: bool) -> None:
         """Take the outcome of a checked one."""

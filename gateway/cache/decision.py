@@ -31,7 +31,6 @@ _JUDGED = 4
 _SURE, _CLOSE = 0.999, 0.05
 _OPENING = (2.0, 0.2, 1.0)  # of the evidence: the verifier and the closeness together
 _REMEMBERED = 2_000
-_ALONE = 2.0  # what one question's mistake may come to, in budgets, before it is checked
 _NOBODY, _CROWDED = 0.75, 0.85  # where no neighbour has such an answer; from where another one speaks against a hit
 
 
@@ -40,9 +39,9 @@ class Setting(msgspec.Struct, frozen=True):
     while nothing was observed, in budgets; ``most``: that of any hit later on.
 
     ``young``: until so many outcomes were observed, what is served must be surer than ``opens``, and a question is
-    served once before it is checked; after that at most ``unchecked`` times, or as a share of all hits. ``again``: how
-    often requests are wrong that closeness alone serves, to how often their questions are, since what is asked again
-    and again is oftener right; ``bearable``: the most such a question may be given to be wrong, in budgets.
+    served once before it is checked; after that at most ``unchecked`` times the budget. ``again``: how often requests
+    are wrong that closeness alone serves, to how often their questions are, since what is asked again and again is
+    oftener right; ``bearable``: the most such a question may be given to be wrong, in budgets.
     """
 
     floor: float
@@ -51,7 +50,7 @@ class Setting(msgspec.Struct, frozen=True):
     most: float
     young: int = 0
     opens: float = 1.0
-    unchecked: int = 0
+    unchecked: float = 0.0
     again: float = math.inf
     bearable: float = 0.0
 
@@ -62,9 +61,9 @@ SETTINGS: dict[Mode, Setting] = {
     "question": Setting(
         *(0.8, Prior((0.95, 0.0, 0.86, -2.6, -0.6), (5.0, 80.0, 80.0, 20.0, 20.0), trust=3.0)),
         *(2.0, 2.0),
-        young=20,
+        young=10,
         opens=0.01,
-        unchecked=4,
+        unchecked=600.0,
         again=0.5,
         bearable=4.0,
     ),
@@ -113,7 +112,6 @@ class Judge:
         self._limit = max_wrong_rate * self._setting.cold
         self._alike: OrderedDict[str, str] = OrderedDict()
         self._served: OrderedDict[tuple[str, str], int] = OrderedDict()
-        self._hits = 0
 
     def judge(self, asked: Text, neighbours: Sequence[Neighbour], said: Mapping[str, float] | None = None) -> Verdict:
         """``neighbours``: nearest first. ``said``: by entry, the probability a better judge than the verifier gave."""
@@ -131,7 +129,6 @@ class Judge:
         share = self.audit.share()
         if self._chance.random() < share:
             return msgspec.structs.replace(verdict, audited=True, share=share)
-        self._hits += 1
         return msgspec.structs.replace(verdict, action="accept")
 
     def _may(self, found: _Found, wrong: float) -> bool:
@@ -151,8 +148,7 @@ class Judge:
         if not self._setting.unchecked:
             return False
         times = self._served.pop((asked.raw, entry), 0)
-        most = max(self._setting.unchecked, _ALONE * self.max_wrong_rate * self._hits)
-        if times >= (1 if self._young else most):
+        if times >= max(1, 0 if self._young else self._setting.unchecked * self.max_wrong_rate):
             return True
         self._served[asked.raw, entry] = times + 1
         if len(self._served) > _REMEMBERED:

@@ -49,6 +49,8 @@ def test_the_first_is_served_and_later_ones_are_checked_less_often() -> None:
     shares = [audit.share() for _ in range(100)]
     assert shares[0] == 0.0
     assert shares[1] > shares[-1] == SHARE
+    bolder = Audit(0.05)
+    assert all(less < share for less, share in zip([bolder.share() for _ in range(100)][1:], shares[1:], strict=True))
 
 
 def test_the_interval_is_around_the_share() -> None:

@@ -72,26 +72,15 @@ def test_closeness_serves_where_the_budget_allows_for_look_alikes(
     assert judge(0.9, budget=budget).judge(ASKED, [near(similarity), *others]).action == action
 
 
-def test_a_question_is_served_unchecked_no_oftener_than_its_mistake_could_be_borne() -> None:
-    decider = judge(budget=0.05)
-    for number in range(60):
-        decider.learn(Observation(f"{number}", (1.0, 5.3, 1.0, 0.0, -0.5), True))
-    decider.audit.share = lambda: 0.0  # type: ignore[method-assign]
-    for _ in range(100):
-        decider.judge(another(), [near()])
-    asked = another()
-    served = [decider.judge(asked, [near()]).action for _ in range(13)]
-    assert served == [*["accept"] * 12, "explore"]  # 2 · 5 % of the hits so far
-
-
-def test_a_question_that_is_asked_again_and_again_is_checked() -> None:
-    decider = judge()
+@pytest.mark.parametrize(("budget", "served"), [(0.01, 6), (0.05, 30)])
+def test_a_question_that_is_asked_again_and_again_is_checked(budget: float, served: int) -> None:
+    decider = judge(budget=budget)
     assert [decider.judge(ASKED, [near()]).action for _ in range(2)] == ["accept", "explore"]
     for number in range(60):
         decider.learn(Observation(f"{number}", (1.0, 5.3, 1.0, 0.0, -0.5), True))
     decider.audit.share = lambda: 0.0  # type: ignore[method-assign]
     asked = another()
-    assert [decider.judge(asked, [near()]).action for _ in range(5)] == [*["accept"] * 4, "explore"]
+    assert [decider.judge(asked, [near()]).action for _ in range(served + 1)] == [*["accept"] * served, "explore"]
 
 
 def test_a_verifier_that_is_wrong_here_is_soon_believed_no_more() -> None:
