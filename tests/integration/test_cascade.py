@@ -175,6 +175,30 @@ async def test_a_calibrated_model_is_judged_by_its_chance_of_being_right(
     assert (story["raw_confidence"], story["confidence"]) == (0.6, 0.25 if tokens == 24 else 0.95)
 
 
+async def test_a_calibrated_answer_is_held_back_no_longer_than_its_opening(
+    gate: Gateway, near: Upstream, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first clause is told after one of three tokens, and what follows changes nothing."""
+    doubt(gate, monkeypatch)
+    opening = {"mean_logprob": -0.1, "min_logprob": -0.2, "uncertain_share": 0.0, "tokens": 1}
+    details = {"mean_logprob": -2.0, "min_logprob": -9.0, "uncertain_share": 1.0, "tokens": 2, "opening": opening}
+    near.default = Plan(text=ANSWER, chunks=8, extra={"confidence": 0.6, "confidence_details": details})
+    held: list[int] = []
+    hold = cascade.hold
+
+    async def watched(*args: Any, **more: Any) -> cascade.Held:
+        found = await hold(*args, **more)
+        held.append(len(found.chunks))
+        return found
+
+    monkeypatch.setattr(cascade, "hold", watched)
+
+    assert await asked(gate, stream=True) == (ANSWER, "local-small")
+    monkeypatch.setattr(gate.runtime, "view", msgspec.structs.replace(gate.runtime.view, competences={}))
+    assert (await asked(gate, stream=True, max_tokens=50))[1] == "local-small"
+    assert 0 < held[0] < held[1]
+
+
 async def test_without_details_the_bare_confidence_counts(
     gate: Gateway, near: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,6 +99,27 @@ async def test_what_it_may_know_is_tried_and_kept_where_it_is_sure(
     assert told["confidence"] == confidence
 
 
+@pytest.mark.parametrize(
+    ("quality", "confidence", "model"),
+    [
+        (0, 0.05, "local-small"),
+        (2, 0.3, "gpt-4o-mini"),
+        (2, 0.4, "local-small"),
+        (5, 0.85, "gpt-4o-mini"),
+        (5, 0.95, "local-small"),
+    ],
+)
+async def test_how_sure_it_must_be_of_what_it_knows_hangs_on_the_dial(
+    gate: Gateway, near_server: Upstream, quality: int, confidence: float, model: str
+) -> None:
+    near_server.default = Plan(extra={"confidence": confidence, "confidence_details": {"tokens": 30}})
+
+    reply = await gate.chat(KNOWN[0], headers={"x-gateway-quality": str(quality)})
+    near_server.reset()
+
+    assert (reply.headers["x-gateway-route"], reply.headers["x-gateway-model"]) == ("easy", model)
+
+
 async def test_what_it_gets_wrong_goes_out_and_the_story_says_why(gate: Gateway, embedder: Upstream) -> None:
     reply = await gate.chat(UNKNOWN[1])
 
