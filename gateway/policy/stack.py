@@ -34,12 +34,11 @@ class Stack:
         self._kernels = _Kernels(views, seed)
         regression = _Ridge(self._kernels(views), prior, lost)
         alone = _Ridge(np.zeros((len(lost), 0)), prior[:, :1], lost)
-        better = alone.left_out**2 - regression.left_out**2
-        self._regression = regression if better.mean() > better.std() / np.sqrt(len(better)) else None
+        self._regression = regression if _mean_square(regression) < _mean_square(alone) else None
 
     @property
     def is_fitted(self) -> bool:
-        """Whether the rows showed, by more than a standard error, that fitting to them helps."""
+        """Whether the rows show that fitting to them helps."""
         return self._regression is not None
 
     def score(self, views: Sequence[Values], prior: Values) -> Values:
@@ -102,6 +101,10 @@ class _Ridge:
 
     def __call__(self, x: Values, free: Values) -> Values:
         return np.asarray(x @ self._slopes + _with_bias(free) @ self._free)
+
+
+def _mean_square(regression: _Ridge) -> float:
+    return float((regression.left_out**2).mean())
 
 
 def _with_bias(free: Values) -> Values:
