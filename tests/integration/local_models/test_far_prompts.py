@@ -1,12 +1,16 @@
 """Gibberish, other alphabets, base64 and very long prompts, by the real embedder: no learned rule keeps them local.
 
-The profile is of a model that had every question right, the one that is trusted most.
+The profile is of a model that had every question right, the one that is trusted most, and the default model's own.
 """
 
 from __future__ import annotations
 
 import base64
+import gzip
+import itertools
+import json
 import random
+from collections.abc import Sequence
 
 import pytest
 
@@ -16,8 +20,11 @@ from gateway.policy.profiled import BAND, FAR, ProfiledScorer
 from gateway.policy.scorer import RuleScorer
 from gateway.types import Score
 from local_models.embed.model import Embedder, load
+from tests.bench.routing.record import shipped
+from tests.support.hard_prompts import HARD_AND_SHORT
 from tests.support.models import embed_model
 from tests.unit.policy.support import features
+from tests.unit.policy.test_scorer import ARENA
 
 KEPT = 0.35
 """Below this difficulty the default policy keeps a prompt local."""
@@ -65,10 +72,13 @@ def embedding() -> Embedder:
     return load(embed_model())
 
 
-def scored(embedding: Embedder, prompts: list[str]) -> list[Score]:
+def knows_all() -> Competence:
     asked = Asked.shipped()
-    everything = Profile(file="m", digest="", questions=asked.id, right="1" * len(asked.of))
-    scorer = ProfiledScorer(Competence(everything, asked))
+    return Competence(Profile(file="m", digest="", questions=asked.id, right="1" * len(asked.of)), asked)
+
+
+def scored(embedding: Embedder, prompts: Sequence[str], of: Competence | None = None) -> list[Score]:
+    scorer = ProfiledScorer(of or knows_all())
     found = []
     for prompt in prompts:
         given = features(prompt)
@@ -81,8 +91,9 @@ def scored(embedding: Embedder, prompts: list[str]) -> list[Score]:
     "prompts", [GIBBERISH, BINARY, FOREIGN, LONG], ids=["gibberish", "base64", "languages", "very long"]
 )
 def test_what_is_far_from_all_that_is_known_is_not_kept(embedding: Embedder, prompts: list[str]) -> None:
-    found = scored(embedding, prompts)
-    assert [prompt for prompt, score in zip(prompts, found, strict=True) if score.difficulty < KEPT] == []
+    for of in (knows_all(), shipped()):
+        found = scored(embedding, prompts, of)
+        assert [prompt for prompt, score in zip(prompts, found, strict=True) if score.difficulty < KEPT] == []
 
 
 def test_what_the_rules_take_for_easy_goes_away_because_it_is_far_and_says_so(embedding: Embedder) -> None:
@@ -95,3 +106,25 @@ def test_what_the_rules_take_for_easy_goes_away_because_it_is_far_and_says_so(em
 def test_what_is_near_is_still_kept(embedding: Embedder) -> None:
     easy = ["What is the capital of Portugal?", "Which colour does a lemon have?", "What is the opposite of cheap?"]
     assert all(score.difficulty < KEPT for score in scored(embedding, easy))
+
+
+def test_the_default_model_is_not_even_tried_on_what_is_hard_and_short(embedding: Embedder) -> None:
+    """Proofs, graduate science, medicine and law under the shipped profile and the default policy."""
+    away = [score for score in scored(embedding, HARD_AND_SHORT, shipped()) if score.difficulty >= BAND]
+
+    assert len(away) >= 0.9 * len(HARD_AND_SHORT)
+
+
+@pytest.mark.skipif(not ARENA.exists(), reason="the shared data are not beside this checkout")
+def test_nor_on_what_people_ask_large_models(embedding: Embedder) -> None:
+    with gzip.open(ARENA, "rt", encoding="utf-8") as lines:
+        prompts = [json.loads(line)["prompt"] for line in itertools.islice(lines, 0, None, 5)]
+    away = [score for score in scored(embedding, prompts, shipped()) if score.difficulty >= BAND]
+
+    assert len(prompts) >= 200
+    assert len(away) >= 0.95 * len(prompts)
+
+
+def test_what_the_default_model_knows_is_kept(embedding: Embedder) -> None:
+    easy = ["What is the capital of France?", "Good morning!", "Thanks a lot!"]
+    assert all(score.difficulty < KEPT for score in scored(embedding, easy, shipped()))
