@@ -118,6 +118,16 @@ async def test_no_answer_in_time(up: Upstream, make: Make) -> None:
     await up.wait_for(2, "disconnected", within=20)
 
 
+async def test_cancelling_a_plain_call_hangs_up(up: Upstream, make: Make) -> None:
+    up.default = Plan(hang=True)
+    call = asyncio.create_task(collect(make(up.url), chat()))
+    await up.wait_for(1)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await up.wait_for(1, "disconnected", within=20)
+
+
 async def test_a_stream_that_breaks_off_is_broken(up: Upstream, make: Make) -> None:
     up.default = Plan(cut_after=2)
     chunks = await until_broken(make(up.url), chat(stream=True))

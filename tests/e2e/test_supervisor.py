@@ -75,6 +75,10 @@ def test_sockets_and_data_are_their_owners_alone(whole: Serving) -> None:
     assert not any(path.stat().st_mode & 0o077 for path in (whole.folder / "data").rglob("*"))
 
 
+def test_children_do_not_inherit_the_terminal(whole: Serving) -> None:
+    assert all(os.getsid(child.pid) == child.pid for child in whole.children().values())
+
+
 def test_a_second_serve_on_the_same_data_says_so(whole: Serving) -> None:
     second = Serving(whole.folder / "gateway.yaml")
     assert second.process.wait(timeout=30) == 1
@@ -244,8 +248,3 @@ def test_the_worker_starts_fast_and_stays_small(tmp_path: Path) -> None:
         assert worker.memory_info().rss < 300e6
         spent = worker.cpu_times()
         assert spent.user + spent.system < allowed(2.0), "a cold start under 2 s on a quiet core"
-
-
-def test_children_do_not_inherit_the_terminal(tmp_path: Path) -> None:
-    with serving(small(tmp_path)) as gateway:
-        assert all(os.getsid(child.pid) == child.pid for child in gateway.children().values())

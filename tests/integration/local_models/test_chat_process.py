@@ -43,18 +43,6 @@ def address() -> Iterator[str]:
         yield address
 
 
-@pytest.fixture
-def client(address: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture
-async def http(address: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=address, timeout=60) as http:
-        yield http
-
-
 def ask(client: openai.OpenAI, **more: Any) -> Any:
     return client.chat.completions.create(model=CHAT, **{"messages": ASK, "max_tokens": 32, **more})
 

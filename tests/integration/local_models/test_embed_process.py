@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -23,18 +23,6 @@ SHORT = "What is the capital of France?"
 def address() -> Iterator[str]:
     with served("embed", "--model", str(embed_model()), "--max-queue", "300") as address:
         yield address
-
-
-@pytest.fixture
-def client(address: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture
-async def http(address: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=address, timeout=60) as http:
-        yield http
 
 
 def vectors(client: openai.OpenAI, given: str | list[str], **more: Any) -> NDArray[np.float32]:

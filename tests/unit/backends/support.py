@@ -85,3 +85,13 @@ async def saying(*replies: bytes, then_close: bool = True, uds: str | None = Non
 def http(body: bytes, *, status: str = "200 OK", head: str = "") -> bytes:
     """A whole HTTP/1.1 reply."""
     return f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n{head}\r\n".encode() + body
+
+
+class Clock:
+    """A clock that stands still until it is set; seconds."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now

@@ -5,22 +5,10 @@ import pytest
 from gateway.backends import translate
 from gateway.backends.breaker import Breaker
 from gateway.errors import UpstreamBroken, UpstreamError, UpstreamRefused, UpstreamTimeout, UpstreamUnavailable
+from tests.unit.backends.support import Clock
 
 OOPS = UpstreamUnavailable("oops", upstream_status=500)
 GONE = UpstreamUnavailable("refused", connect=True)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -11,20 +11,7 @@ from gateway.backends.pulse import HALF_LIFE_S, POLL_S, Load, Pulse
 from gateway.backends.resilient import Resilient
 from tests.support.upstream import Plan, Upstream
 from tests.support.waiting import until
-from tests.unit.backends.support import chat, collect
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+from tests.unit.backends.support import Clock, chat, collect
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 
 import pytest
 
@@ -217,13 +216,6 @@ async def test_a_caller_that_leaves_says_nothing_about_the_target(up: Upstream, 
     assert [attempt.error for attempt in attempts] == ["cancelled"] * 4
     assert target.available() is None
     assert target.idle.is_set()
-
-
-async def test_leaving_the_stream_hangs_up(up: Upstream, target: Resilient) -> None:
-    up.default = Plan(chunk_delay_s=30)
-    async with aclosing(target.chat(chat(stream=True))) as chunks:
-        await anext(chunks)
-    await up.wait_for(1, "disconnected", within=20)
 
 
 async def test_streams_that_keep_breaking_open_the_breaker(up: Upstream, target: Resilient) -> None:
