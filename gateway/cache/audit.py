@@ -1,9 +1,9 @@
 """Checking the promise: a random share of would-be hits is answered afresh, and the outcomes are tested as they come.
 
-The share depends on how many would-be hits there were, never on what they are, so that the checked ones are a fair
-sample. The test is a betting confidence sequence for the mean of bounded outcomes (Waudby-Smith and Ramdas, Estimating
-means of bounded random variables by betting, JRSS B 2024): it may be read after every outcome, and within an epoch it
-is wrong with probability at most ``RISK``, however often it is read.
+The share depends on how many would-be hits there were and on what checks have shown, never on what the next one is, so
+that the checked ones are a fair sample. The test is a betting confidence sequence for the mean of bounded outcomes
+(Waudby-Smith and Ramdas, Estimating means of bounded random variables by betting, JRSS B 2024): it may be read after
+every outcome, and within an epoch it is wrong with probability at most ``RISK``, however often it is read.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import math
 RISK = 0.05
 EPOCH = 200
 SHARE, EARLY_SHARE, EARLY = 0.03, 0.125, 40
+ALARM_SHARE, ALARM = 0.25, 10  # of the hits after one that was found to be wrong
 _LESS = 0.02  # from this budget on, less is checked: the larger the budget, the less a wrong hit matters
 # Parts of the capital that is bet on "more than the budget is wrong"; their mean is a bet that needs no tuning.
 _BETS = (0.01, 0.03, 0.1, 0.3, 0.9)
@@ -25,7 +26,7 @@ class Audit:
         self.budget = max(budget, 1e-6)
         self.closed = False
         self.checked = self.wrong = 0
-        self._would = 0
+        self._would = self._alarm = 0
         self._restart()
 
     def _restart(self) -> None:
@@ -39,12 +40,16 @@ class Audit:
             return 1.0
         if self._would == 1:
             return 0.0
+        if self._alarm:
+            self._alarm -= 1
+            return ALARM_SHARE
         return (EARLY_SHARE if self._would <= EARLY else SHARE) * min(1.0, math.sqrt(_LESS / self.budget))
 
     def observe(self, wrong: bool) -> None:
         """Take the outcome of a checked one."""
         self.checked, self.wrong = self.checked + 1, self.wrong + wrong
         self._seen, self._seen_wrong = self._seen + 1, self._seen_wrong + wrong
+        self._alarm = ALARM if wrong else self._alarm
         won = (wrong - self.budget) / self.budget
         self._capital = [capital * (1 + bet * won) for capital, bet in zip(self._capital, _BETS, strict=True)]
         if self.closed:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from gateway.cache.audit import EPOCH, RISK, SHARE, Audit
+from gateway.cache.audit import ALARM_SHARE, EPOCH, RISK, SHARE, Audit
 
 
 @pytest.mark.parametrize(("budget", "needed"), [(0.005, 1), (0.02, 2), (0.05, 2), (0.1, 2)])
@@ -51,6 +51,13 @@ def test_the_first_is_served_and_later_ones_are_checked_less_often() -> None:
     assert shares[1] > shares[-1] == SHARE
     bolder = Audit(0.05)
     assert all(less < share for less, share in zip([bolder.share() for _ in range(100)][1:], shares[1:], strict=True))
+
+
+def test_more_is_checked_after_a_wrong_one() -> None:
+    audit = Audit(0.05)
+    before = [audit.share() for _ in range(50)][-1]
+    audit.observe(True)
+    assert [audit.share() for _ in range(11)] == [*[ALARM_SHARE] * 10, before]
 
 
 def test_the_interval_is_around_the_share() -> None:
