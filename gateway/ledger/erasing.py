@@ -9,11 +9,11 @@ from __future__ import annotations
 import secrets
 from typing import Literal
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, insert, select, update
 
-from gateway.ledger import months, pages, writing
+from gateway.ledger import memory, months, pages, statements, writing
 from gateway.ledger.answers import Erased
-from gateway.ledger.rollups import EVERY
+from gateway.ledger.rollups import CUTS, DIMENSIONS, EVERY
 from gateway.ledger.rows import Row, shortened
 from gateway.ledger.tables import ENTRY_COLUMNS, contents, rollup_day, series, state
 
@@ -21,6 +21,7 @@ Who = Literal["end_user", "key_id"]
 UNWRITTEN = "erased_unwritten"
 _ALWAYS = (0, 1 << 53)
 _AT_ONCE = 500
+_NAMES = {cut.number: cut.names for cut in CUTS}
 _WHEN = ENTRY_COLUMNS.index("ts_ms")
 
 
@@ -35,7 +36,23 @@ def erase(connection: Connection, who: Who, name: str) -> Erased:
         count += len(rows)
         touched |= {months.month_of(int(row.values[_WHEN])) for row in rows}
     connection.execute(delete(series).where(series.c.id.not_in(select(rollup_day.c.series))))
+    _rename_left(connection, who, name, replacement)
     return Erased(rows=count, contents=gone, months=_unwritten(connection, touched))
+
+
+def _rename_left(connection: Connection, who: Who, name: str, replacement: str) -> None:
+    """Days outlive their rows: where those went with their month, the days alone still said who."""
+    columns = (series.c.id, series.c.cut, *(series.c[dimension] for dimension in DIMENSIONS))
+    for number, cut, *values in connection.execute(select(*columns).where(series.c[who] == name)).all():
+        named = dict(zip(DIMENSIONS, values, strict=True)) | {who: replacement}
+        text = writing.name_of(cut, tuple(named[dimension] for dimension in _NAMES[cut]))
+        other = statements.series_ids(connection, [text]).get(text)
+        if other is None:
+            connection.execute(update(series).where(series.c.id == number).values({"name": text, who: replacement}))
+        else:
+            connection.execute(update(rollup_day).where(rollup_day.c.series == number).values(series=other))
+            connection.execute(delete(series).where(series.c.id == number))
+        memory.changed(connection, [0])
 
 
 def _unwritten(connection: Connection, touched: set[str]) -> tuple[str, ...]:

@@ -375,6 +375,31 @@ async def test_contents_are_kept_apart_until_their_time_is_over(store: SqlStore)
 
 
 @pytest.mark.parametrize("who", ["end_user", "key_id"])
+async def test_whoever_is_erased_leaves_the_days_whose_rows_have_gone_as_well(store: SqlStore, who: str) -> None:
+    january = 1_767_225_600_000
+    about: dict[str, Any] = {"key_id": "k1", "end_user": "u1", who: "planted"}
+    times = {"gone": january - DAY_MS, "kept": january, "only-gone": january - 2 * DAY_MS}
+    await store.append([entry(name, ts_ms=at, cost_nano=7, **about) for name, at in times.items()])
+    await store.append([entry("other", ts_ms=january - DAY_MS, cost_nano=5, end_user="u2", key_id="k2")])
+    await store.forget(january + DAY_MS, now_ms=NOON)
+    span = Period(january - 5 * DAY_MS, january + 5 * DAY_MS)
+    by: Any = who
+    await store.breakdown(span, by)  # what a reader keeps of it goes, too
+    erased = await store.erase(end_user="planted") if who == "end_user" else await store.erase(key_id="planted")
+    assert erased.rows == 1
+    found = await store.breakdown(span, by)
+    assert [(group.name[:7], group.measures.cost_nano) for group in found.groups] == [
+        ("erased-", 21),
+        ("u2" if who == "end_user" else "k2", 5),
+    ]
+    async with store._engine.connect() as connection:
+        assert "planted" not in str((await connection.execute(text("SELECT * FROM series"))).all())
+    assert await store.verify() == []
+    await store.append([entry("again", ts_ms=january, cost_nano=1, **about)])
+    assert await store.verify() == []
+
+
+@pytest.mark.parametrize("who", ["end_user", "key_id"])
 async def test_whoever_is_erased_is_found_nowhere_and_the_money_stays(store: SqlStore, url: str, who: str) -> None:
     planted = "Ada-Lovelace-1815"
     mark: dict[str, Any] = {who: planted, "tags": (f"{planted}-tag",), "session": planted, "detail": {"why": planted}}
