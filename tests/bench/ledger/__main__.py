@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from gateway.ledger import recount
 from gateway.ledger.store import SqlStore
 from tests.bench.ledger import live, pages
 from tests.bench.ledger.fill import A_DAY, fill
@@ -45,9 +46,11 @@ async def questions(url: str, console: Console) -> bool:
     timed = await ask(store, newest.ts_ms + 1)
     show(timed, console)
     began = time.perf_counter()
-    wrong = await store.verify()
-    console.print(f"verify: {len(wrong)} differences, {time.perf_counter() - began:.0f} s")
     await store.close()
+    with Progress(console=console) as progress:
+        task = progress.add_task("verifying days")
+        wrong = await recount.verify(url, lambda done, total: progress.update(task, completed=done, total=total))
+    console.print(f"verify: {len(wrong)} differences, {time.perf_counter() - began:.0f} s")
     return not wrong and quick(timed)
 
 
