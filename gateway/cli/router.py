@@ -48,7 +48,8 @@ def score(
     competence = None if profile == GENERIC else _competence(profile, config)
     embed = embedder_here(config) if competence is None else embedder(config)
     for prompt in _prompts():
-        found = mixture.estimate(prompt, None if embed is None else embed([stem(prompt)])[0])
+        meaning = embed if mixture.wants_embedding(prompt) else None
+        found = mixture.estimate(prompt, None if meaning is None else meaning([stem(prompt)])[0])
         quality, difficulty = {"small": found.small, "large": found.large}, found.lost
         if competence is not None and embed is not None:
             likely = competence.likely(embed([prompt])[0])

@@ -84,11 +84,12 @@ def test_what_is_asked_is_embedded_where_the_model_is_here(monkeypatch: pytest.M
     by_words = run("score", given=lines(PROMPTS)).stdout
     monkeypatch.setattr("gateway.cli.router.embedder_here", lambda config: embed)
 
-    done = run("score", given=lines([*PROMPTS, "Which is red?\nA. blood\nB. milk\nAnswer:"]))
+    story = "Ann has 12 pens and gives 3 of them to each of her 2 sisters. " * 4 + "How many pens are left?"
+    done = run("score", given=lines([*PROMPTS, story, "Which is red?\nA. blood\nB. milk\nAnswer:"]))
 
     assert done.exit_code == 0
-    assert len(done.stdout.splitlines()) == len(PROMPTS) + 1
-    assert asked == [*PROMPTS, "Which is red?"]
+    assert len(done.stdout.splitlines()) == len(PROMPTS) + 2
+    assert asked == [*PROMPTS, "Which is red?"], "what a story is about does not count"
     assert done.stdout.splitlines()[0] != by_words.splitlines()[0]
 
 
