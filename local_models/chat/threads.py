@@ -8,12 +8,14 @@ falls, fewer threads are tried for a few steps, and kept if those were shorter. 
 
 from __future__ import annotations
 
-from statistics import fmean
+from collections import deque
+from statistics import median
 
 # Below this share of a step on a core the thread was waiting for others.
 _CROWDED = 0.75
 _RATE = 0.1
-_TRIAL_STEPS, _GAIN, _HOPELESS = 3, 0.95, 1.5
+# On a crowded machine one step takes several times as long as the next: medians are compared.
+_TRIAL_STEPS, _RECENT_STEPS, _GAIN, _HOPELESS = 5, 9, 0.95, 4.0
 # Steps between two trials: more after each that brought nothing.
 _LEAST_REST, _MOST_REST = 16, 256
 
@@ -26,7 +28,8 @@ class Threads:
         self._choices = [most]
         while self._choices[-1] > least:
             self._choices.append(max(least, self._choices[-1] // 2))
-        self._at, self._share, self._slowness = 0, 1.0, 1.0
+        self._at, self._share = 0, 1.0
+        self._recent: deque[float] = deque(maxlen=_RECENT_STEPS)
         self._trying: int | None = None
         self._tried: list[float] = []
         self._rest = self._left = _LEAST_REST
@@ -43,7 +46,7 @@ class Threads:
             self._judge(wall / usual)
             return
         self._share += _RATE * (min(cpu / wall, 1.0) - self._share)
-        self._slowness += _RATE * (wall / usual - self._slowness)
+        self._recent.append(wall / usual)
         self._left -= 1
         if self._left <= 0:
             self._trying = self._worth_trying()
@@ -57,12 +60,14 @@ class Threads:
 
     def _judge(self, slowness: float) -> None:
         self._tried.append(slowness)
-        hopeless = slowness > _HOPELESS * self._slowness
+        now = median(self._recent)
+        hopeless = slowness > _HOPELESS * now
         if len(self._tried) < _TRIAL_STEPS and not hopeless:
             return
-        if not hopeless and fmean(self._tried) < _GAIN * self._slowness:
+        if not hopeless and median(self._tried) < _GAIN * now:
             assert self._trying is not None, "a trial is under way"
-            self._at, self._share, self._slowness = self._trying, 1.0, fmean(self._tried)
+            self._at, self._share = self._trying, 1.0
+            self._recent = deque(self._tried, _RECENT_STEPS)
             self._rest, self._misses = _LEAST_REST, 0
         else:
             self._rest, self._misses = min(2 * self._rest, _MOST_REST), self._misses + 1
