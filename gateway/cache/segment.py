@@ -20,9 +20,9 @@ from gateway.cache.codes import Vector
 from gateway.cache.rows import Found
 
 # Measured on MiniLM's vectors (docs/cache.md): recall@5 of at least 0.98 beside an exact search.
-_LINKS, _WIDTH_BUILDING = 16, 80
+_LINKS, _WIDTH_BUILDING = 32, 80
 # Recall falls as a graph grows, unless more of it is looked at.
-_WIDTHS = ((50_000, 96), (200_000, 256), (1 << 62, 384))
+_WIDTHS = ((50_000, 96), (200_000, 192), (1 << 62, 384))
 # What components are given codes: of MiniLM's, none of ten million was past 6.2 / √dimension; other encoders have a few
 # that always are, which the sample shows. The sample may also be of questions that are much alike.
 _RANGE, _MARGIN = 6.5, 1.5
