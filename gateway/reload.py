@@ -24,6 +24,7 @@ from gateway.policy.cases import run_cases
 from gateway.policy.competence import PROBED_WITH, Competence
 from gateway.policy.history import History, read_files, write_files
 from gateway.policy.loader import PolicySet, compile_documents, load_policies
+from gateway.policy.profile import SUFFIX
 from gateway.policy.profiled import ProfiledScorer
 from gateway.policy.scorer import RuleScorer
 from gateway.policy.taught import serving
@@ -31,7 +32,7 @@ from gateway.pricing import PriceBook
 from gateway.yamlfile import Document
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
 
     from gateway.cache.verifier import Verifier
     from gateway.metrics import Metrics
@@ -112,7 +113,8 @@ class Reloader:
         self._runtime = runtime
         self.error: ConfigError | None = None
         self.history = History(runtime.view.settings.data_dir / "policies-history")
-        self._seen = self._stamp()
+        # A model may have come while the view was built without it: then the first look finds something new.
+        self._seen = self._stamp(runtime.view.competences)
         self._lock = asyncio.Lock()
         self._drains: set[asyncio.Task[None]] = set()
 
@@ -217,7 +219,7 @@ class Reloader:
         return build_view(msgspec.structs.replace(settings, config=config), self._runtime.metrics, old)
 
     async def watch(self) -> None:
-        """Reload when gateway.yaml or a policy file changes. Runs until cancelled."""
+        """Reload when gateway.yaml, a policy file, or a local model's file or profile changes. Runs until cancelled."""
         await asyncio.to_thread(self.record)
         while True:
             await asyncio.sleep(_POLL_S)
@@ -231,13 +233,18 @@ class Reloader:
         except ConfigError:
             return
 
-    def _stamp(self) -> frozenset[tuple[str, int, int]]:
+    def _stamp(self, models: Container[str] | None = None) -> frozenset[tuple[str, int, int]]:
+        """``models``: whose files are looked at as well; None: all local ones that are served here."""
         settings = self._runtime.view.settings
         files = [*settings.policies_dir.glob("*.yaml"), *settings.policies_dir.glob("cases/*.yaml")]
         if settings.file:
             files.append(Path(settings.file))
         if settings.verifier:
             files.append(settings.verifier)
+        for model in settings.config.models:
+            if model.local and not model.url and (models is None or model.name in models):
+                for pattern in (f"{model.local}{SUFFIX}", f"{model.local}-*.gguf"):
+                    files += settings.models_dir.glob(pattern)
         return frozenset(_file_stamp(path) for path in files)
 
 

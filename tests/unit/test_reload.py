@@ -13,6 +13,8 @@ import yaml
 from gateway import reload as module
 from gateway.errors import ConfigError
 from gateway.metrics import Metrics
+from gateway.policy.competence import Asked
+from gateway.policy.profile import SUFFIX, Profile, fingerprint, write
 from gateway.reload import Reloader, build_view
 from gateway.runtime import Runtime
 from tests.support.gateway import EVERYTHING_BIG, write_policies
@@ -174,3 +176,37 @@ async def test_a_changed_file_is_noticed_and_a_broken_one_tried_once(
 async def test_reloads_at_the_same_moment_come_one_after_the_other(reloader: Reloader, runtime: Runtime) -> None:
     await asyncio.gather(*(reloader.reload() for _ in range(4)))
     assert runtime.view.policies.names == ("default",)
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["after the start", "while the view was built"])
+async def test_a_model_that_comes_late_is_taken_by_its_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    """On a first start the model is still on its way while the workers read the configuration."""
+    monkeypatch.setattr(module, "_POLL_S", 0.02)
+    near = {"name": "near", "local": "m", "usd_per_hour": 0.04}
+    chosen = settings(tmp_path, (BIG, near), models_dir=str(tmp_path / "models"))
+    (tmp_path / "models").mkdir()
+    metrics = Metrics()
+    runtime = Runtime(build_view(chosen, metrics), metrics, None)
+    assert runtime.view.competences == {}
+
+    def comes() -> None:
+        (tmp_path / "models" / "m-Q4_0.gguf").write_bytes(b"GGUF" * 1000)
+        asked = Asked.shipped()
+        digest = fingerprint(tmp_path / "models" / "m-Q4_0.gguf")
+        profile = Profile(file="m-Q4_0.gguf", digest=digest, questions=asked.id, right="1" * len(asked.of))
+        write(profile, tmp_path / "models" / f"m{SUFFIX}")
+
+    if before:
+        comes()
+    reloader = Reloader(runtime)
+    watching = asyncio.create_task(reloader.watch())
+    try:
+        if not before:
+            comes()
+        await until(lambda: "near" in runtime.view.competences)
+    finally:
+        watching.cancel()
+        await runtime.view.fleet.close()
+        await runtime.redis.aclose()
