@@ -205,8 +205,10 @@ class Visit:
     def tier(self) -> str:
         """The service tier the request names; "" where it leaves that to the account."""
         raw = self.request.fields.get("service_tier")
-        named = msgspec.json.decode(raw) if raw is not None else ""
-        return named if isinstance(named, str) else ""
+        try:
+            return msgspec.json.decode(raw, type=str) if raw is not None else ""
+        except msgspec.ValidationError:  # upstream will say what it thinks of that
+            return ""
 
     def tries(self) -> list[tuple[str, Usage]]:
         """What may be billed for tries that nobody got an answer of, by model."""

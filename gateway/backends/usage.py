@@ -2,7 +2,7 @@
 
 Shapes: OpenAI's chat completions and its dialects (Azure, vLLM, llama.cpp, Ollama, DeepSeek, Mistral, xAI, OpenRouter,
 Moonshot), OpenAI's responses, Anthropic's own, and what litellm hands back for Anthropic, Gemini and Bedrock. A count
-that is null, negative or not a whole number is as good as missing.
+that is null, negative, not a whole number or beyond all that a call can use is as good as missing.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ TIMINGS: Mapping[str, Any] = {"prompt_n": "computed", "cache_n": "cached_tokens"
 _PROMPT = ("cached_tokens", "cache_write_tokens", "audio_input_tokens", "image_input_tokens")
 _COMPLETION = ("reasoning_tokens", "audio_output_tokens", "image_output_tokens")
 _PARTS = (("prompt_tokens", _PROMPT), ("completion_tokens", _COMPLETION))
+_WHOLES = frozenset(whole for whole, _ in _PARTS)
 _COUNTS = ("prompt_tokens", "completion_tokens", "cache_write_1h_tokens", *_PROMPT, *_COMPLETION)
+# Sums in the books are integers of 64 bits.
+_MOST, _LONGEST_S = 1_000_000_000, 86_400.0
 # Service tiers that are the standard one under another name.
 _STANDARD_TIERS = frozenset({"default", "auto", "standard", "on_demand", "scale"})
 
@@ -106,7 +109,7 @@ def _read(usage: Mapping[str, Any], table: Mapping[str, Any], counts: dict[str, 
 def _count(value: Any) -> int | None:
     if type(value) is float and value.is_integer():
         value = int(value)
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value <= _MOST else None
 
 
 def _from_timings(timings: Any) -> dict[str, int]:
@@ -149,6 +152,8 @@ def _account(counts: dict[str, int]) -> dict[str, Any]:
 
 def _within(counts: dict[str, Any]) -> dict[str, Any]:
     """Each part as large as its whole has room for after those before it: a cached audio token is a cached token."""
+    if counts.keys() <= _WHOLES:
+        return counts
     for whole, parts in _PARTS:
         room = counts.get(whole, 0)
         for part in parts:
@@ -165,8 +170,8 @@ def _busy_s(timings: Any) -> float | None:
     if not isinstance(timings, dict):
         return None
     share = timings.get("busy_seconds")
-    if isinstance(share, int | float) and share > 0:
+    if isinstance(share, int | float) and 0 < share <= _LONGEST_S:
         return float(share)
     parts = [timings.get("prompt_ms"), timings.get("predicted_ms")]
-    known = [part for part in parts if isinstance(part, int | float) and part >= 0]
+    known = [part for part in parts if isinstance(part, int | float) and 0 <= part <= _LONGEST_S * 1000]
     return sum(known) / 1000 if known else None

@@ -114,10 +114,9 @@ def request_body(request: ChatRequest, model: str, strip: tuple[str, ...] = ()) 
 
 
 def _with_usage(options: msgspec.Raw | None) -> Any:
-    if options is None:
+    if options is None or not bytes(options).startswith(b"{"):
         return _INCLUDE_USAGE
-    given = msgspec.json.decode(options)
-    return {**given, "include_usage": True} if isinstance(given, dict) else _INCLUDE_USAGE
+    return {**msgspec.json.decode(options, type=dict[str, msgspec.Raw]), "include_usage": True}
 
 
 def read_reply(body: bytes) -> Chunk:

@@ -15,8 +15,16 @@ _ALWAYS_TOLD = ("cached_tokens", "reasoning_tokens")
 
 def fold(chunks: Iterable[bytes], usage: Usage) -> bytes | None:
     """A stream's events as one ``chat.completion`` body; None where they hold what a plain answer cannot replay
-    (tool calls, log-probabilities, or fields of a delta other than role, content and refusal).
+    (tool calls, log-probabilities, fields of a delta other than role, content and refusal, or these in other types
+    than OpenAI's).
     """
+    try:
+        return _folded(chunks, usage)
+    except (msgspec.DecodeError, AttributeError, TypeError):
+        return None
+
+
+def _folded(chunks: Iterable[bytes], usage: Usage) -> bytes | None:
     head: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}
     for data in chunks:
