@@ -29,7 +29,7 @@ from tests.unit.policy.support import features
 
 pytestmark = pytest.mark.timeout(300)
 
-EASY_BELOW, TRIED_BELOW, KEPT_FROM = 0.35, 0.6, 0.9  # the default policy's lines
+EASY_BELOW, TRIED_BELOW, KEPT_FROM = 0.35, 0.5, 0.9  # the default policy's lines
 TARGET = 0.9
 
 
@@ -104,4 +104,4 @@ def test_what_stays_here_is_right(tmp_path: Path, dropped: frozenset[int]) -> No
     assert calibrated.brier < bare.brier
     assert calibrated.ece < bare.ece
     if not dropped:
-        assert here.sum() >= 10
+        assert here.sum() >= 5

@@ -33,10 +33,10 @@ def test_no_other_way_is_better_at_the_same_cost(other: str, worse_by: float) ->
 
 def test_more_is_kept_where_nine_in_ten_are_to_be_right() -> None:
     """By the default policy; by the rules alone most of what is kept is wrong."""
-    kept = [row for row in ROWS if row.scorer < 0.6 and row.both >= 0.9]
+    kept = [row for row in ROWS if row.scorer < 0.5 and row.both >= 0.9]
     by_rules = [row for row in ROWS if row.rules < 0.35]
 
-    assert len(kept) >= 20
+    assert len(kept) >= 15
     assert sum(row.right for row in kept) >= 0.9 * len(kept)
     assert sum(row.right for row in by_rules) < 0.5 * len(by_rules)
 
