@@ -46,7 +46,7 @@ bench: dev models ## gateway, engine and embedder beside their peers (about 10 m
 
 soak: dev models ## the tests that take minutes
 	$(SAY) "soak tests"
-	@$(BIN)/python -m pytest -m soak --timeout 1800 -o faulthandler_timeout=0
+	@$(BIN)/python -m pytest -m soak --timeout 1800
 
 models: install ## fetch and quantise the local models that gateway.yaml names (once)
 	@$(BIN)/gateway models pull
