@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from gateway.errors import BudgetExhausted, UpstreamBroken, UpstreamError
-from gateway.policy.model import ESCALATED
+from gateway.held import NOTHING, Held, collected, estimated, given_up, hold, streamable
 from gateway.routing import situation_of
-from gateway.types import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -22,83 +21,149 @@ if TYPE_CHECKING:
     from gateway.pipeline import View
     from gateway.policy.competence import Competence
     from gateway.policy.engine import CompiledRule
-    from gateway.types import Attempt, Chunk, Decision, Signals
+    from gateway.types import Chunk, Decision, Signals
     from gateway.visit import Visit
 
+    Reserved = Callable[[], Awaitable[None]]
+    Again = Callable[[Decision, Reserved], Awaitable[Answer]]
 
-class Held(NamedTuple):
-    """What has come of an answer. ``confidence`` (0 … 1) and ``signals`` are the target's own, None where it reports
-    none.
+
+class _Try(NamedTuple):
+    """An answer that may be given up, to a call that began at ``began`` (``perf_counter``); ``rest``: what is left of
+    the decision without it. ``apart``: it is streamed, though its client wants one plain reply.
     """
 
-    chunks: list[Chunk]
-    confidence: float | None
-    tokens: int
-    signals: Signals | None = None
-
-    @property
-    def usage(self) -> Usage | None:
-        return next((chunk.usage for chunk in reversed(self.chunks) if chunk.usage is not None), None)
+    answer: Answer
+    rule: CompiledRule
+    rest: Decision
+    again: Again
+    began: float
+    apart: bool
 
 
-NOTHING = Held([], None, 0)
+class _Weighed(NamedTuple):
+    """What a try came to: whether it is the answer, and what broke it off, if anything. ``since``: when it was first
+    held (``perf_counter``).
+    """
+
+    held: Held
+    sure: bool
+    since: float
+    broken: UpstreamBroken | None = None
+
+
+def as_streams(view: View, visit: Visit, decision: Decision) -> frozenset[str]:
+    """The targets to ask for a stream, though the client wants one plain reply: those that may be given up."""
+    if visit.request.stream or not streamable(visit.request):
+        return frozenset()
+    return _doubted(view, visit, decision)
 
 
 async def weigh(
-    view: View,
-    visit: Visit,
-    decision: Decision,
-    answer: Answer,
-    again: Callable[[Decision], Awaitable[Answer]],
-    began: float,
+    view: View, visit: Visit, decision: Decision, answer: Answer, again: Again, began: float
 ) -> tuple[Sequence[Chunk], Answer]:
     """What the client is to get, and how it opens: this answer, or, where it is not sure enough, the next target's.
 
-    ``again`` reserves for what is left of a decision and calls it. ``began``: when the call did (``perf_counter``).
+    ``again`` reserves for what is left of a decision, awaits its second argument and calls it. ``began``: when the
+    call did (``perf_counter``).
 
     Raises:
         GatewayError: the answer broke off while it was held back, and there is no other.
     """
     rule, rest = visit.policy.rule(decision.rule), after(decision, answer.model)
-    model = view.settings.model(answer.model)
-    if rule is None or rule.escalate is None or rest is None or model is None or not model.is_local:
+    if rule is None or rest is None or answer.model not in _doubted(view, visit, decision):
         return (answer.first,), answer
+    apart = answer.model in as_streams(view, visit, decision)
     try:
-        return await _surer(view, visit, rule, rest, answer, again, began)
+        return await _surer(view, visit, _Try(answer, rule, rest, again, began, apart))
     except BaseException:  # also where the client leaves: the target is to stop working for it
         await answer.rest.aclose()
         raise
 
 
-async def _surer(
-    view: View,
-    visit: Visit,
-    rule: CompiledRule,
-    rest: Decision,
-    answer: Answer,
-    again: Callable[[Decision], Awaitable[Answer]],
-    began: float,
-) -> tuple[Sequence[Chunk], Answer]:
-    held, broken, since = NOTHING, None, time.perf_counter()
+def _doubted(view: View, visit: Visit, decision: Decision) -> frozenset[str]:
+    """The local targets of a rule with ``escalate``, but for the last of all."""
+    rule = visit.policy.rule(decision.rule)
+    if rule is None or rule.escalate is None:
+        return frozenset()
+    models = map(view.settings.model, decision.targets[:-1])
+    return frozenset(model.name for model in models if model is not None and model.is_local)
+
+
+async def _surer(view: View, visit: Visit, tried: _Try) -> tuple[Sequence[Chunk], Answer]:
+    weighed = await _weighed(view, visit, tried)
+    if weighed.broken is None and weighed.sure:
+        return weighed.held.chunks, tried.answer
+    return await _next(view, visit, tried, weighed)
+
+
+async def _weighed(view: View, visit: Visit, tried: _Try) -> _Weighed:
+    answer, held, sure, broken, since = tried.answer, NOTHING, False, None, time.perf_counter()
     try:
-        held = await hold(answer, rule.hold_tokens, opening=answer.model in view.competences)
+        held = await hold(answer, tried.rule.hold_tokens, opening=answer.model in view.competences)
+        sure = _sure_enough(view, visit, tried.rest, answer.model, held)
+        if sure and tried.apart:
+            held = await collected(answer, held)
+            view.fleet.answered_whole(answer.model, time.perf_counter() - tried.began)
     except UpstreamBroken as error:  # nothing of it has left yet
         broken = error
     finally:
         visit.upstream_s += time.perf_counter() - since
-    if broken is None and _sure_enough(view, visit, rest, answer.model, held):
-        return held.chunks, answer
+    return _Weighed(held, sure, since, broken)
+
+
+async def _next(view: View, visit: Visit, tried: _Try, weighed: _Weighed) -> tuple[Sequence[Chunk], Answer]:
+    """The next target's answer. A stream waits meanwhile, in case that fails too; a plain reply would be generated to
+    its end meanwhile, so it is asked for anew then.
+    """
+    gone, used = False, weighed.held.usage or estimated(view, visit, tried.answer.model, weighed.held)
+
+    async def give_up() -> None:
+        nonlocal gone
+        gone = True
+        await tried.answer.rest.aclose()
+        busy_s = time.perf_counter() - weighed.since
+        visit.attempts[:] = given_up(visit.attempts, tried.answer.model, used, busy_s)
+
     try:
-        better = await again(within(rest, time.perf_counter() - began))
+        better = await tried.again(_left(tried), give_up if tried.apart else _nothing)
     except (UpstreamError, BudgetExhausted) as error:
-        if broken is not None:
+        if weighed.broken is not None:
             raise
-        # An unsure answer is better than none.
+        kept = await _unsure(visit, tried, weighed.held, gone=gone, error=error)
         visit.degraded = visit.degraded or ("budget" if isinstance(error, BudgetExhausted) else "hosted-failed")
-        return held.chunks, answer
-    await answer.rest.aclose()
-    visit.attempts[:] = given_up(visit.attempts, answer.model, held, time.perf_counter() - since)
+        return kept
+    if not gone:
+        await give_up()
     return (better.first,), better
+
+
+async def _unsure(
+    visit: Visit, tried: _Try, held: Held, *, gone: bool, error: UpstreamError | BudgetExhausted
+) -> tuple[Sequence[Chunk], Answer]:
+    """The answer that was not sure enough is better than none."""
+    if gone:
+        same = msgspec.structs.replace(_left(tried), targets=(tried.answer.model,))
+        try:
+            anew = await tried.again(same, _nothing)
+        except (UpstreamError, BudgetExhausted):
+            raise error from None
+        return (anew.first,), anew
+    if not tried.apart:
+        return held.chunks, tried.answer
+    since = time.perf_counter()
+    try:
+        return (await collected(tried.answer, held)).chunks, tried.answer
+    finally:
+        visit.upstream_s += time.perf_counter() - since
+
+
+async def _nothing() -> None:
+    """There is nothing to give up."""
+
+
+def _left(tried: _Try) -> Decision:
+    return within(tried.rest, time.perf_counter() - tried.began)
 
 
 def _sure_enough(view: View, visit: Visit, rest: Decision, model: str, held: Held) -> bool:
@@ -115,28 +180,6 @@ def _right(competence: Competence | None, visit: Visit, signals: Signals | None)
     return None if competence is None or signals is None else competence.answered(signals, visit.vector)
 
 
-async def hold(answer: Answer, tokens: int, *, opening: bool = False) -> Held:
-    """Read on until ``tokens`` of the answer are there, or all of it; where nothing but its ``opening`` counts, no
-    further than that is known.
-
-    Raises:
-        UpstreamBroken: it broke off.
-    """
-    held, confidence, seen = [answer.first], answer.first.confidence, answer.first.confident_tokens
-    signals = answer.first.signals
-    ended = answer.first.final or answer.first.finish_reason is not None
-    while not ended and seen < tokens and not (opening and signals is not None and signals.tokens < seen):
-        chunk = await anext(answer.rest, None)
-        if chunk is None:
-            break
-        held.append(chunk)
-        confidence = chunk.confidence if chunk.confidence is not None else confidence
-        signals = chunk.signals or signals
-        seen = max(seen, chunk.confident_tokens)
-        ended = chunk.final or chunk.finish_reason is not None
-    return Held(held, confidence, seen, signals)
-
-
 def after(decision: Decision, model: str) -> Decision | None:
     """What is left of a decision once a target has been given up; None where that was the last one."""
     if model not in decision.targets:
@@ -150,14 +193,3 @@ def within(rest: Decision, spent_s: float) -> Decision:
     if rest.timeout_s is None:
         return rest
     return msgspec.structs.replace(rest, timeout_s=max(0.0, rest.timeout_s - spent_s))
-
-
-def given_up(attempts: Sequence[Attempt], model: str, held: Held, busy_s: float) -> list[Attempt]:
-    """The attempts, of which the answered one of ``model`` was given up after ``busy_s`` seconds of work."""
-    used = held.usage or Usage(completion_tokens=held.tokens, source="estimated", busy_s=busy_s)
-    told = list(attempts)
-    for place in reversed(range(len(told))):
-        if told[place].model == model and told[place].status == 200:
-            told[place] = msgspec.structs.replace(told[place], error=ESCALATED, usage=used)
-            break
-    return told

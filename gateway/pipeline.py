@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -273,7 +273,7 @@ class Pipeline:
             raise CacheMiss("only-if-cached, and no stored answer fits")
         decision = await self._reserve(view, visit)
         began = time.perf_counter()
-        answer = await self._call(view, visit, decision)
+        answer = await self._call(view, visit, decision, cascade.as_streams(view, visit, decision))
         again = functools.partial(self._again, view, visit)
         opening, answer = await cascade.weigh(view, visit, decision, answer, again, began)
         visit.model = answer.model
@@ -288,10 +288,11 @@ class Pipeline:
                 visit.take(chunk)
                 await call.tell(chunk)
 
-    async def _again(self, view: View, visit: Visit, rest: Decision) -> Answer:
-        """Steps 7 and 8 for what is left of a decision, beside what is already held."""
+    async def _again(self, view: View, visit: Visit, rest: Decision, reserved: Callable[[], Awaitable[None]]) -> Answer:
+        """Steps 7 and 8 for what is left of a decision, beside what is already held; ``reserved`` comes in between."""
         if not await self.books.reserve(visit, _worst_case(view, visit, rest)):
             raise accounts.exhausted(visit)
+        await reserved()
         return await self._call(view, visit, rest)
 
     def _streamed(self, view: View, visit: Visit, headers: Headers, events: AsyncGenerator[bytes, None]) -> Reply:
@@ -392,7 +393,7 @@ class Pipeline:
         wanted = _worst_case(view, visit, decision)
         return wanted if self.books.fits(visit, wanted) else None
 
-    async def _call(self, view: View, visit: Visit, decision: Decision) -> Answer:
+    async def _call(self, view: View, visit: Visit, decision: Decision, as_streams: Collection[str] = ()) -> Answer:
         """Step 8. A retry that may be billed as well is reserved as well."""
         request = visit.request
         if request.max_tokens is None and visit.hold.parts:  # what was reserved of a budget is what may be answered
@@ -412,6 +413,7 @@ class Pipeline:
                 deadline_s=deadline_s(request, decision, began - visit.started),
                 on_attempt=visit.attempts.append,
                 before_retry=before_retry,
+                as_streams=as_streams,
             )
         finally:
             visit.upstream_s += time.perf_counter() - began

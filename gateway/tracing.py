@@ -7,7 +7,7 @@ off, and the order of the steps stays written once.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -89,9 +89,9 @@ class TracedPipeline(Pipeline):
         with _step("reserve"):
             return await super()._reserve(view, visit)
 
-    async def _call(self, view: View, visit: Visit, decision: Decision) -> Answer:
+    async def _call(self, view: View, visit: Visit, decision: Decision, as_streams: Collection[str] = ()) -> Answer:
         with _step("call"):
-            return await super()._call(view, visit, decision)
+            return await super()._call(view, visit, decision, as_streams)
 
 
 class TracedBooks(Books):

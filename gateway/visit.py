@@ -222,8 +222,9 @@ class Visit:
         return msgspec.structs.replace(usage, prompt_tokens=prompt, busy_s=attempt.duration_ms / 1000)
 
     def _guessed(self) -> bool:
-        """Whether it is not known what a try has used that was abandoned."""
-        return any(attempt.usage is not None and attempt.usage.source == "estimated" for attempt in self.attempts)
+        """Whether it is not known what a try has used that was abandoned, its prompt included."""
+        used = (attempt.usage for attempt in self.attempts if attempt.usage is not None)
+        return any(usage.source == "estimated" and not usage.prompt_tokens for usage in used)
 
     @property
     def temperature(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from time import perf_counter
 from typing import NamedTuple
@@ -30,6 +30,7 @@ TOO_SMALL = frozenset({"context_length_exceeded", "unsupported"})
 _DRAIN_POLL_S = 0.05
 _BOUNDS = ("max_tokens", "max_completion_tokens")
 _NULL = b"null"
+_TRUE = msgspec.Raw(b"true")
 _UNKNOWN = Live()
 
 
@@ -78,6 +79,11 @@ class Fleet:
         target = self._targets.get(name)
         return target.backend.pulse.live(stream=stream) if target else _UNKNOWN
 
+    def answered_whole(self, name: str, took_s: float) -> None:
+        """A plain reply that was read as a stream came to its end ``took_s`` seconds after it was asked for."""
+        if (target := self._targets.get(name)) is not None:
+            target.backend.pulse.whole(took_s * 1000)
+
     async def call(
         self,
         targets: Sequence[str],
@@ -86,12 +92,14 @@ class Fleet:
         deadline_s: float | None = None,
         on_attempt: Callable[[Attempt], None] = lambda _: None,
         before_retry: Callable[[str], Awaitable[None]] | None = None,
+        as_streams: Collection[str] = (),
     ) -> Answer:
         """The first answer of ``targets``, in order; the next is tried only before the first chunk.
 
         A refusal is final, but for a local model's of what only it cannot do. ``deadline_s`` bounds the whole call, the
         reply included. ``on_attempt`` hears of each upstream call once it has answered or ended; ``before_retry`` is
-        awaited, with the target's name, before a call that follows one that may be billed, and may raise.
+        awaited, with the target's name, before a call that follows one that may be billed, and may raise. Those of
+        ``as_streams`` are asked for a stream even where the request is a plain one.
 
         Raises:
             UpstreamError: the most telling of all that happened; with ``retry_after`` if all targets are rate limited.
@@ -108,7 +116,7 @@ class Fleet:
             if before_retry and failures and may_be_billed(failures[-1]):
                 await before_retry(name)
             try:
-                return await self._ask(name, request, left, watch)
+                return await self._ask(name, _streamed(request) if name in as_streams else request, left, watch)
             except UpstreamError as error:
                 failures.append(error)
                 if error.code == translate.UNREACHABLE:
@@ -155,6 +163,10 @@ def _bounded(request: ChatRequest, model: ModelConfig) -> ChatRequest:
         return request
     name = "max_completion_tokens" if model.kind == "openai" else "max_tokens"
     return msgspec.structs.replace(request, fields={**request.fields, name: msgspec.Raw(b"%d" % request.max_tokens)})
+
+
+def _streamed(request: ChatRequest) -> ChatRequest:
+    return msgspec.structs.replace(request, stream=True, fields={**request.fields, "stream": _TRUE})
 
 
 def _lacking(target: Target | None) -> str | None:

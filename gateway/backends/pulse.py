@@ -81,6 +81,12 @@ class Pulse:
         self._answers[stream] += 1
         self._first_ms[stream] += first_ms
 
+    def whole(self, took_ms: float) -> None:
+        """A stream that stands for a plain reply took as long to its end; its first chunk has been told of."""
+        self._forget()
+        self._answers[False] += 1
+        self._first_ms[False] += took_ms
+
     def failed(self) -> None:
         """The target did not answer, or broke off."""
         self._forget()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -10,6 +10,8 @@ import msgspec
 from gateway.types import CacheEntry, Chunk, Usage
 
 _WORDS_PER_CHUNK = 4
+_REPLAYED = ("content",)
+_SPOKEN = ("content", "reasoning_content", "reasoning")
 _ALWAYS_TOLD = ("cached_tokens", "reasoning_tokens")
 
 
@@ -18,38 +20,61 @@ def fold(chunks: Iterable[bytes], usage: Usage) -> bytes | None:
     (tool calls, log-probabilities, fields of a delta other than role, content and refusal, or these in other types
     than OpenAI's).
     """
-    try:
-        return _folded(chunks, usage)
-    except (msgspec.DecodeError, AttributeError, TypeError):
+    events, choices = _read(chunks, _REPLAYED)
+    if choices is None:
         return None
-
-
-def _folded(chunks: Iterable[bytes], usage: Usage) -> bytes | None:
-    head: dict[str, Any] = {}
-    choices: dict[int, dict[str, Any]] = {}
-    for data in chunks:
-        event = msgspec.json.decode(data)
-        head = head or {key: value for key, value in event.items() if key not in {"choices", "usage", "object"}}
-        for choice in event.get("choices") or ():
-            if not _merge(choices, choice):
-                return None
-    if not choices or any(choice["finish_reason"] is None for choice in choices.values()):
-        return None
-    body = {**head, "object": "chat.completion", "choices": [choices[index] for index in sorted(choices)]}
-    body["usage"] = usage_object(usage)
+    head = next(filter(None, map(_head, events)), {})
+    body = {**head, "object": "chat.completion", "choices": choices, "usage": usage_object(usage)}
     return msgspec.json.encode(body)
 
 
-def _merge(choices: dict[int, dict[str, Any]], choice: dict[str, Any]) -> bool:
+def whole(chunks: Iterable[bytes]) -> bytes | None:
+    """A stream's events as the plain reply that upstream would have given instead: with its reasoning, and whatever
+    it says beside the choices as it said it last. None as for :func:`fold`.
+    """
+    events, choices = _read(chunks, _SPOKEN)
+    if choices is None:
+        return None
+    said = {key: value for event in events for key, value in event.items() if value is not None}
+    told = [{**choice, "message": {**choice["message"], "refusal": None}, "logprobs": None} for choice in choices]
+    return msgspec.json.encode({**said, "object": "chat.completion", "choices": told})
+
+
+def _head(event: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in event.items() if key not in {"choices", "usage", "object"}}
+
+
+def _read(chunks: Iterable[bytes], texts: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
+    """The events, and the choices they amount to."""
+    try:
+        events = [msgspec.json.decode(data) for data in chunks]
+        return events, _choices(events, texts)
+    except (msgspec.DecodeError, AttributeError, TypeError):
+        return [], None
+
+
+def _choices(events: Iterable[dict[str, Any]], texts: Sequence[str]) -> list[dict[str, Any]] | None:
+    """The choices of a plain answer, their messages of ``texts``; None where one holds more, or has not ended."""
+    choices: dict[int, dict[str, Any]] = {}
+    for event in events:
+        for choice in event.get("choices") or ():
+            if not _merge(choices, choice, texts):
+                return None
+    if not choices or any(choice["finish_reason"] is None for choice in choices.values()):
+        return None
+    return [choices[index] for index in sorted(choices)]
+
+
+def _merge(choices: dict[int, dict[str, Any]], choice: dict[str, Any], texts: Sequence[str]) -> bool:
     delta = choice.get("delta") or {}
-    if any(value for key, value in delta.items() if key not in {"role", "content", "refusal"}) or delta.get("refusal"):
-        return False
-    if choice.get("logprobs"):
+    if choice.get("logprobs") or any(value for key, value in delta.items() if key not in ("role", *texts)):
         return False
     index = choice.get("index", 0)
     message = {"role": "assistant", "content": ""}
     held = choices.setdefault(index, {"index": index, "message": message, "finish_reason": None})
-    held["message"]["content"] += delta.get("content") or ""
+    for name in texts:
+        if said := delta.get(name):
+            held["message"][name] = held["message"].get(name, "") + said
     held["finish_reason"] = choice.get("finish_reason") or held["finish_reason"]
     return True
 

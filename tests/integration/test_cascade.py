@@ -13,7 +13,10 @@ import pytest
 import pytest_asyncio
 
 from gateway import cascade
+from gateway import held as held_back
+from gateway import visit as visiting
 from gateway.backends.fleet import Answer, Fleet
+from gateway.held import Held
 from gateway.policy.competence import Competence
 from gateway.policy.model import ESCALATED
 from gateway.types import Signals
@@ -99,10 +102,92 @@ async def test_an_unsure_one_is_given_up_before_the_client_sees_any_of_it(
     assert story["attempts"][0]["error"] == ESCALATED
 
 
-async def test_what_is_given_up_is_broken_off(gate: Gateway, near: Upstream) -> None:
-    near.default = unsure(0.3, chunk_delay_s=0.5)
-    assert (await asked(gate, stream=True))[1] == "big"
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_is_given_up_is_broken_off(gate: Gateway, near: Upstream, stream: bool) -> None:
+    """A plain reply too is not waited for to its end, which would take minutes."""
+    near.default = unsure(0.3, chunk_delay_s=0.5 if stream else 60)
+    assert (await asked(gate, stream=stream))[1] == "big"
     await until(lambda: near.requests[0].disconnected)
+    assert near.requests[0].streamed
+    (row,) = await gate.rows(1)
+    used = row.detail["attempts"][0]["usage"]
+    assert (used["completion_tokens"], used["source"]) == (3, "estimated")
+    assert used["prompt_tokens"] > 0
+    assert 0 < used["busy_s"] < 60
+    assert (row.stream, row.abandoned_nano, row.prompt_tokens) == (stream, 0, 3)
+
+
+async def test_no_tokenizer_is_waited_for_to_count_what_costs_nothing(
+    gate: Gateway, near: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first use takes a second, and the machine's time is not paid for by the token."""
+    counted: list[object] = []
+    monkeypatch.setattr(visiting, "count_tokens", counted.append)
+    near.default = unsure(0.3)
+    assert (await asked(gate, stream=False))[1] == "big"
+    assert counted == []
+
+
+async def test_a_plain_reply_is_what_it_would_be_without_a_stream(gate: Gateway, near: Upstream) -> None:
+    near.default = unsure(0.9, cached_tokens=2)
+
+    gathered = await gate.chat("tell me something")
+    pinned = await gate.chat("tell me something", model="local-small", headers={"x-gateway-cache": "no-cache"})
+
+    assert [one.streamed for one in near.requests] == [True, False]
+    ours, theirs = gathered.json(), pinned.json()
+    for body in (ours, theirs):
+        assert body.pop("id").startswith("chatcmpl-")
+        assert body.pop("created") > 0
+    assert ours == theirs
+    assert (ours["confidence"], ours["usage"]["prompt_tokens_details"]["cached_tokens"]) == (0.9, 2)
+    first, second = await gate.rows(2)
+    assert (first.usage_source, first.completion_tokens) == ("reported", second.completion_tokens)
+    assert [one["error"] for one in first.detail["attempts"]] == [""]
+
+
+async def test_what_was_gathered_is_stored_like_any_answer(gate: Gateway, near: Upstream) -> None:
+    near.default = unsure(0.9)
+    first = await gate.chat("tell me something", temperature=0)
+    await gate.rows(1)
+    second = await gate.chat("tell me something", temperature=0)
+    assert (second.headers["x-gateway-cache"], near.total) == ("exact", 1)
+    assert second.json()["choices"] == first.json()["choices"]
+
+
+@pytest.mark.parametrize("shape", [{"n": 2}, {"logprobs": True}])
+async def test_what_a_stream_tells_in_another_form_is_asked_for_in_one_piece(
+    gate: Gateway, near: Upstream, shape: dict[str, Any]
+) -> None:
+    near.default = unsure(0.9)
+    assert (await asked(gate, stream=False, **shape))[1] == "local-small"
+    assert not near.requests[0].streamed
+
+
+@pytest.mark.parametrize(
+    "late", [b'{"error":{"message":"the engine failed"}}', b'{"choices":[{"index":0,"delta":{"audio":{"id":"a"}}}]}']
+)
+async def test_a_sure_answer_that_comes_to_nothing_is_not_the_end_of_a_plain_reply(
+    gate: Gateway, near: Upstream, late: bytes
+) -> None:
+    word = b'data: {"choices":[{"index":0,"delta":{"content":"w"}}],"confidence":0.9,"confidence_details":{"tokens":3}}'
+    end = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+    near.default = Plan(raw=(word + b"\n\n", b"data: " + late + b"\n\n", end))
+    assert await asked(gate, stream=False) == ("the large model's word", "big")
+
+
+async def test_a_plain_reply_that_is_cut_short_is_not_the_end_either(gate: Gateway, near: Upstream) -> None:
+    near.default = unsure(0.9, cut_after=5)
+    assert (await asked(gate, stream=False))[1] == "big"
+
+
+async def test_how_long_a_plain_reply_takes_is_known_of_gathered_ones_too(gate: Gateway, near: Upstream) -> None:
+    near.default = unsure(0.9, chunk_delay_s=0.02)
+    await asked(gate, stream=False)
+    plain, streamed = (gate.runtime.view.fleet.live("local-small", stream=stream).ttft_ms for stream in (False, True))
+    assert plain is not None
+    assert streamed is not None
+    assert plain > streamed + 7 * 20 * 0.9
 
 
 async def test_only_the_beginning_is_weighed(gate: Gateway, near: Upstream) -> None:
@@ -128,6 +213,19 @@ async def test_an_unsure_answer_is_better_than_none(
     assert await asked(gate, stream=stream) == (ANSWER, "local-small")
     (row,) = await gate.rows(1)
     assert (row.status, row.model, row.degraded) == ("ok", "local-small", "hosted-failed")
+    tries = [one["model"] for one in row.detail["attempts"]]
+    assert tries == ["local-small", "big"] + ([] if stream else ["local-small"])
+
+
+async def test_where_everything_fails_the_last_to_be_asked_is_not_blamed(
+    gate: Gateway, near: Upstream, upstream: Upstream
+) -> None:
+    near.enqueue(unsure(0.3))
+    near.default = Plan(status=400, error={"error": {"message": "small and lame"}})
+    upstream.default = Plan(status=500, error={"error": {"message": "large and lame"}})
+    reply = await gate.chat("tell me something")
+    assert reply.status_code >= 500
+    assert "large and lame" in reply.text
 
 
 async def test_a_budget_that_has_not_enough_for_both_keeps_the_first(gate: Gateway, near: Upstream) -> None:
@@ -137,6 +235,7 @@ async def test_a_budget_that_has_not_enough_for_both_keeps_the_first(gate: Gatew
     await gate.nothing_held(key)
     (row,) = await gate.rows(1)
     assert row.degraded == "budget"
+    assert near.total == 1, "what was held back went on"
 
 
 async def test_one_that_breaks_off_while_held_back_is_not_the_end(gate: Gateway, near: Upstream) -> None:
@@ -184,9 +283,9 @@ async def test_a_calibrated_answer_is_held_back_no_longer_than_its_opening(
     details = {"mean_logprob": -2.0, "min_logprob": -9.0, "uncertain_share": 1.0, "tokens": 2, "opening": opening}
     near.default = Plan(text=ANSWER, chunks=8, extra={"confidence": 0.6, "confidence_details": details})
     held: list[int] = []
-    hold = cascade.hold
+    hold = held_back.hold
 
-    async def watched(*args: Any, **more: Any) -> cascade.Held:
+    async def watched(*args: Any, **more: Any) -> Held:
         found = await hold(*args, **more)
         held.append(len(found.chunks))
         return found

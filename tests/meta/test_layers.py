@@ -34,7 +34,7 @@ SUPPORT = {
 }
 STAGES = {"auth", "budget", "cache", "policy", "backends", "ledger"}
 PASSED_ALONG = {"visit", "books", "storing", "reply", "trials", "warmth"}
-PIPELINE = {"pipeline", "story", "costs", "tracing", "routing", "shadows", "cascade", "arbiter", "unattended"}
+PIPELINE = {"pipeline", "story", "costs", "tracing", "routing", "shadows", "cascade", "held", "arbiter", "unattended"}
 RUNTIME = {"runtime", "reload"}
 HOUSE = {"economics", "reconcile", "alerts", "erase", "experiments", "export", "watching"}
 SURFACE = {"http", "dashboard"}

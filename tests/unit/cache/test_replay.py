@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.cache.replay import fold, plain_chunk, stream_chunks, usage_object
+from gateway.cache.replay import fold, plain_chunk, stream_chunks, usage_object, whole
 from gateway.types import CacheEntry, Usage
 
 USAGE = Usage(prompt_tokens=7, completion_tokens=3, cached_tokens=2, reasoning_tokens=1)
@@ -80,6 +80,31 @@ def test_several_choices_fold_apart_and_in_order() -> None:
 )
 def test_what_a_plain_answer_could_not_say_is_not_folded(choices: list[dict[str, Any]]) -> None:
     assert fold([event(choice) for choice in choices], USAGE) is None
+
+
+def test_a_whole_stream_says_all_that_the_plain_reply_would_have() -> None:
+    chunks = [
+        event(piece(role="assistant", content=""), usage=None),
+        event(piece(reasoning_content="be"), confidence=0.5),
+        event(piece(reasoning_content="cause"), confidence=0.4),
+        event(piece("Paris"), confidence=0.3),
+        event(piece(finish="length"), confidence=0.2),
+        event(usage={"prompt_tokens": 1}, timings={"prompt_n": 1}),
+    ]
+    told = answered("Paris", "length", reasoning_content="because", refusal=None) | {"logprobs": None}
+    assert msgspec.json.decode(whole(chunks) or b"") == {
+        **HEAD,
+        "object": "chat.completion",
+        "choices": [told],
+        "confidence": 0.2,
+        "usage": {"prompt_tokens": 1},
+        "timings": {"prompt_n": 1},
+    }
+
+
+@pytest.mark.parametrize("more", [{"tool_calls": [{"index": 0}]}, {"audio": {"id": "x"}}, {"reasoning": ["a", "b"]}])
+def test_what_is_not_text_makes_no_whole_reply(more: dict[str, Any]) -> None:
+    assert whole([event(piece("a", "stop", **more))]) is None
 
 
 def test_empty_extras_of_a_delta_are_no_reason() -> None:

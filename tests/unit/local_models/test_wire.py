@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.cache import replay
 from local_models.catalog import Sampling
 from local_models.chat.answer import Answer
 from local_models.chat.confidence import OPENING, Confidence, Tally
@@ -99,6 +100,16 @@ def test_a_plain_reply_is_the_fold_of_the_deltas() -> None:
     usage = {"prompt_tokens": 12, "completion_tokens": 2, "total_tokens": 14}
     assert reply["usage"] == {**usage, "prompt_tokens_details": {"cached_tokens": 7}}
     assert reply["timings"] is timings
+
+
+def test_a_plain_reply_can_be_gathered_from_the_stream_of_the_same_answer() -> None:
+    """The gateway does so where it may give an answer up, and a client that wants a plain reply notices nothing."""
+    sure = [Confidence(mean_logprob=-0.5, min_logprob=-2.0, uncertain_share=0.25, tokens=tokens) for tokens in (1, 2)]
+    deltas = [Delta("a", confidence=sure[0]), Delta("b", "length", TIMES, sure[1])]
+    answer, extra = Answer("m"), {"usage": None}
+    chunks = [answer.first(0, **extra), *(chunk for delta in deltas for chunk in answer.chunks(0, delta, **extra))]
+    gathered = replay.whole([msgspec.json.encode(chunk) for chunk in (*chunks, answer.usage_chunk([TIMES]))])
+    assert json.loads(gathered or b"") == json.loads(msgspec.json.encode(answer.whole([deltas])))
 
 
 def test_each_choice_has_a_seed_of_its_own_and_the_same_ones_again() -> None:
