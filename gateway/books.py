@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from gateway import keeping
 from gateway.budget import limits, reservations
 from gateway.budget.accounts import open_accounts
 from gateway.budget.levels import Account, Levels, Tree
@@ -212,6 +213,7 @@ class Books:
             rates=tuple((rate.name, rate.tpm > 0) for rate in visit.levels.rates if rate.tpm or rate.concurrency),
             tokens=entry.completion_tokens,
             store=store,
+            content=await keeping.kept(visit, entry) if visit.contents.keeps else None,
         )
         try:
             await reservations.settle(self.link, self.keys, settlement)

@@ -74,8 +74,8 @@ def _harmless(value: Any) -> Any:
 
 async def _line(store: SqlStore, row: LedgerEntry, form: str) -> str | None:
     content = _read(await store.content(row.request_id))
-    if form == "sft":
-        return None if content is None else _json.encode({"messages": content}).decode()
+    if form == "sft":  # an answer that was broken off would teach that
+        return None if content is None or row.status != "ok" else _json.encode({"messages": content}).decode()
     return _json.encode(_shown(row) | ({} if content is None else {"messages": content})).decode()
 
 

@@ -15,34 +15,34 @@ _IS_TOKEN = bytes(120 if byte in _TOKEN_CHARACTERS else 32 for byte in range(256
 _IS_NUMBER = bytes(120 if byte in _NUMBER_CHARACTERS else 32 for byte in range(256))
 _SHORTEST_SECRET, _SHORTEST_NUMBER = b"x" * 20, b"x" * 6
 
-_SECRET = re.compile(
+SECRET = re.compile(
     rb"(?<![A-Za-z0-9])(?:sk-[A-Za-z0-9_-]{20}|[sr]k_live_[A-Za-z0-9]{16}|A[KS]IA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30}"
     rb"|github_pat_[A-Za-z0-9_]{22}|glpat-[A-Za-z0-9_-]{20}|xox[abp]-[A-Za-z0-9-]{20}|AIza[A-Za-z0-9_-]{30}"
     rb"|hf_[A-Za-z0-9]{30}|npm_[A-Za-z0-9]{30}|pypi-[A-Za-z0-9_-]{30}|fg-[A-Za-z0-9_-]{20})"
 )
-_PEM = re.compile(r"-----BEGIN (?:[A-Z]{2,10} )?PRIVATE KEY")
+PEM = re.compile(r"-----BEGIN (?:[A-Z]{2,10} )?PRIVATE KEY")
 _VALUE = r"[\"']?\s{0,3}(?:[:=]|is)\s{0,3}[\"'`][^\s\"'`]{8,200}[\"'`]"
-_ASSIGNED = (
+ASSIGNED = (
     ("passw", re.compile("passw(?:or)?d" + _VALUE)),
     ("secret", re.compile("secret" + _VALUE)),
     ("api", re.compile("api[_-]?key" + _VALUE)),
 )
-_NUMBER = re.compile(rb"[0-9][0-9 ()./-]{4,100}[0-9]")
+NUMBER = re.compile(rb"[0-9][0-9 ()./-]{4,100}[0-9]")
 _SEPARATORS = str.maketrans("", "", "+() ./-")
 _SSN = re.compile(r"(?<![0-9-])(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4}(?![0-9-])")
 _CPF = re.compile(r"(?<![0-9.])[0-9]{3}\.[0-9]{3}\.[0-9]{3}-[0-9]{2}(?![0-9])")
 _DOUBLED = str.maketrans("0123456789", "0246813579")
 _GROUP = re.compile(r"(?<![0-9])[2-6]")
 _CARD_LENGTHS = {"2": (16,), "3": (15, 14), "4": (16, 19, 13), "5": (16,), "6": (16, 19)}
-_LETTERED = re.compile(r"[A-Z]{2} ?[0-9]{2}[0-9A-Z ]{5,34}")
-_NINO = re.compile(r"[A-CEGHJ-PR-TW-Z]{2} ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D](?![A-Z0-9])")
-_DOMAIN = re.compile(r"@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?!\w)")
+LETTERED = re.compile(r"(?=([A-Z]{2} ?[0-9]{2}[0-9A-Z ]{5,34}))")  # one may begin within another
+NINO = re.compile(r"[A-CEGHJ-PR-TW-Z]{2} ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D](?![A-Z0-9])")
+DOMAIN = re.compile(r"@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?!\w)")
 _PHONE = re.compile(
     r"\+[0-9][0-9 ()./-]{6,20}[0-9]"
     r"|(?<![0-9./-])(?<![0-9] )(?:\(?[0-9]{3}\)?[ .-][0-9]{3}[ .-][0-9]{4}"
     r"|\(?0[1-9][0-9]{0,3}\)?[ /-][0-9][0-9 /-]{4,13}[0-9])(?![0-9])"
 )
-_IBAN_LENGTHS = {
+IBAN_LENGTHS = {
     "AD": 24, "AE": 23, "AT": 20, "BE": 16, "BG": 22, "BR": 29, "CH": 21, "CY": 28, "CZ": 24, "DE": 22, "DK": 18,
     "EE": 20, "ES": 24, "FI": 18, "FR": 27, "GB": 22, "GR": 27, "HR": 21, "HU": 28, "IE": 22, "IL": 23, "IS": 26,
     "IT": 27, "LI": 21, "LT": 20, "LU": 20, "LV": 21, "MT": 31, "NL": 18, "NO": 15, "PL": 28, "PT": 25, "RO": 24,
@@ -70,14 +70,14 @@ def classify(text: str) -> str:
 
 def _has_secret(text: str, data: bytes) -> bool:
     shape = data.translate(_IS_TOKEN)
-    if _SHORTEST_SECRET in shape and any(_SECRET.search(token) for token in _long_tokens(data, shape)):
+    if _SHORTEST_SECRET in shape and any(SECRET.search(token) for token in _long_tokens(data, shape)):
         return True
-    if "PRIVATE KEY" in text and _PEM.search(text):
+    if "PRIVATE KEY" in text and PEM.search(text):
         return True
     if '"' not in text and "'" not in text and "`" not in text:
         return False
     lower = text.lower()
-    return any(word in lower and pattern.search(lower) is not None for word, pattern in _ASSIGNED)
+    return any(word in lower and pattern.search(lower) is not None for word, pattern in ASSIGNED)
 
 
 def _long_tokens(data: bytes, shape: bytes) -> Iterator[bytes]:
@@ -99,7 +99,7 @@ def _runs(shape: bytes, shortest: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _has_email(text: str) -> bool:
-    before = (text[found.start() - 1 : found.start()] for found in _DOMAIN.finditer(text))
+    before = (text[found.start() - 1 : found.start()] for found in DOMAIN.finditer(text))
     return any(char.isalnum() or char in "_.%+-" for char in before if char)
 
 
@@ -111,10 +111,10 @@ def _numbers(data: bytes) -> str:
     found = list(islice(_long_numbers(data, shape), MOST_NUMBERS))
     if not found:
         return ""
-    classes = {_number(written) for written in {written for written, _ in found}}
+    classes = {number_class(written) for written in {written for written, _ in found}}
     if "card" in classes:
         return "card"
-    if "id" in classes or any(_lettered_id(id_[0]) for _, around in found for id_ in _LETTERED.finditer(around)):
+    if "id" in classes or any(is_lettered_id(id_[1]) for _, around in found for id_ in LETTERED.finditer(around)):
         return "id"
     if "phone" in classes:
         return "phone"
@@ -124,14 +124,14 @@ def _numbers(data: bytes) -> str:
 def _long_numbers(data: bytes, shape: bytes) -> Iterator[tuple[str, str]]:
     """Numbers with their separators and the plus or bracket they begin with, each with what stands around it."""
     for start, end in _runs(shape, _SHORTEST_NUMBER):
-        for number in _NUMBER.finditer(data, start, end):
+        for number in NUMBER.finditer(data, start, end):
             first = number.start()
             signed = first - 1 if data[max(0, first - 1) : first] in (b"+", b"(") else first
             around = data[max(0, first - 12) : first + 40]
             yield data[signed : number.end()].decode("ascii"), around.decode("ascii", "replace")
 
 
-def _number(written: str) -> str:
+def number_class(written: str) -> str:
     digits = written.translate(_SEPARATORS)
     if len(digits) < 8:
         return ""
@@ -171,11 +171,11 @@ def _is_cpf(digits: str) -> bool:
     return True
 
 
-def _lettered_id(written: str) -> bool:
+def is_lettered_id(written: str) -> bool:
     """A British national insurance number, or an IBAN (ISO 13616, modulo 97)."""
-    if _NINO.match(written):
+    if NINO.match(written):
         return True
-    number = written.replace(" ", "")[: _IBAN_LENGTHS.get(written[:2], 0)]
+    number = written.replace(" ", "")[: IBAN_LENGTHS.get(written[:2], 0)]
     if len(number) < 15 or not number[2:4].isdigit():
         return False
     return int("".join([str(int(char, 36)) for char in number[4:] + number[:4]])) % 97 == 1

@@ -106,7 +106,7 @@ class _Media:
                         self._part(part)
 
     def _part(self, part: dict[str, Any]) -> None:
-        kind = part.get("type")
+        kind = str(part.get("type"))  # whatever a client sends
         if kind in _IMAGE_KINDS:
             self.images += 1
             self.characters += len(_data_url(part))

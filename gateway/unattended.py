@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from gateway.errors import GatewayError, RedisAway
-from gateway.visit import bill, ledger_entry
+from gateway.visit import NOTHING_KEPT, bill, ledger_entry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,7 +84,8 @@ async def answer(fleet: Fleet, visit: Visit, deadline_s: float) -> Chunk:
 async def enter(
     books: Books, prices: PriceBook, visit: Visit, model: ModelConfig | None, detail: Mapping[str, str] = _NOTHING
 ) -> int:
-    """Put a call to ``model`` in the books. What it cost, nano-dollars."""
+    """Put a call to ``model`` in the books, and nothing of what was said. What it cost, nano-dollars."""
+    visit.contents = NOTHING_KEPT
     await visit.count()
     amount = bill(visit, prices)
     served: Where = "none"

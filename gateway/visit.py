@@ -14,6 +14,7 @@ from gateway.budget.levels import NOTHING, Levels
 from gateway.budget.limits import Hold
 from gateway.errors import GatewayError, UpstreamError
 from gateway.features import estimate_tokens, prompt_texts
+from gateway.policy.model import ContentsConfig
 from gateway.prompt_bound import PromptBound, counted, prompt_bound
 from gateway.tokens import count_tokens
 from gateway.types import (
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 _KEPT_BYTES = 1024 * 1024
 _NOTHING_HELD = Hold()
+NOTHING_KEPT = ContentsConfig()
 _PRICED_APART = (
     *("cache_write_1h_tokens", "audio_input_tokens", "image_input_tokens", "audio_output_tokens"),
     *("image_output_tokens", "tier"),
@@ -96,10 +98,12 @@ class Visit:
         self.upstream_s = 0.0
         self.first_byte: float | None = None
         self.kept: list[bytes] = []
+        self.contents = NOTHING_KEPT if request.options.cache == "no-store" else policy.policy.contents
+        self.said: list[bytes] = []
         self.complete = False
         self.settled = False
         self.billed: Bill | None = None
-        self._kept_bytes = 0
+        self._kept_bytes = self._said_bytes = 0
         self._text: list[str] = []
         self._aside: list[str] = []
         self._counted: tuple[int, int] | None = None
@@ -121,10 +125,20 @@ class Visit:
             self.usage = chunk.usage  # a backend's running maximum
         if chunk.finish_reason is not None or chunk.final:
             self.complete = True
+        if (chunk.final or chunk.tool_calls) and self.contents.keeps:
+            self._hear(chunk.data)
         if chunk.tool_calls or chunk.error:
             self.store = False
         if self.store and not chunk.usage_only:
             self._keep(chunk.data)
+
+    def _hear(self, data: bytes) -> None:
+        """Hold on to what ``text`` does not tell; not to more than would be kept."""
+        self._said_bytes += len(data)
+        if self._said_bytes <= _KEPT_BYTES:
+            self.said.append(data)
+        else:
+            self.said, self.contents = [], msgspec.structs.replace(self.contents, keep="none")
 
     def _keep(self, data: bytes) -> None:
         self._kept_bytes += len(data)
@@ -158,6 +172,11 @@ class Visit:
     def warm(self) -> dict[str, int]:
         """How many tokens of the conversation each target has cached; those that have none are left out."""
         return warm_tokens(self.knows_warm, self.features.prompt_tokens) if self.knows_warm else {}
+
+    @property
+    def answered(self) -> bool:
+        """Whether what was seen of the answer is one, if perhaps not to its end."""
+        return self.status in ("ok", "cancelled")
 
     @property
     def given(self) -> bool:
@@ -416,6 +435,7 @@ def ledger_entry(visit: Visit, amount: Bill, *, provider: str, served: Where) ->
         tokens_per_s=visit.tokens_per_s(usage),
         difficulty=decision.difficulty if decision else None,
         degraded=visit.degraded,
+        consented=visit.contents.export and visit.answered,
         detail=_detail(visit, usage),
     )
 

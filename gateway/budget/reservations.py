@@ -15,7 +15,7 @@ from gateway.budget.accounts import CHARGING, HOLDING
 from gateway.budget.levels import Account
 from gateway.budget.limits import LEASE_MS, Hold, Intent
 from gateway.redis_io import Keys, RedisLink, Script
-from gateway.types import LedgerEntry
+from gateway.types import Content, LedgerEntry
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -56,7 +56,7 @@ else
     return 0
   end
 end
-local first, at = 6, 9
+local first, at = 6, 10
 for i = 0, levels - 1 do
   redis.call('ZREM', KEYS[first + 2 * i + 1], id)
   if ARGV[5] ~= '0' and ARGV[at + i] == '1' and redis.call('EXISTS', KEYS[first + 2 * i]) == 1 then
@@ -77,7 +77,11 @@ for i = 0, accounts - 1 do
   if alerts ~= '' and after > 0 then tell_passed(KEYS[5], KEYS[first + i], name, alerts, after, cost) end
 end
 for name, amount in pairs(held) do give_back(prefix .. name, amount) end
-redis.call('XADD', KEYS[3], '*', 'e', ARGV[3])
+if ARGV[9] == '' then
+  redis.call('XADD', KEYS[3], '*', 'e', ARGV[3])
+else
+  redis.call('XADD', KEYS[3], '*', 'e', ARGV[3], 'c', ARGV[9])
+end
 first, at = first + accounts, at + 3 * accounts
 if KEYS[first] then
   local value, ttl, normal, digest = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
@@ -143,7 +147,7 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
 
     ``intent`` says whether trip 1 wrote one (else a replay is told apart by a marker). ``charges``: name, slice and
     alerts of each account the cost is charged to. ``rates``: counters of limits by name, and whether tokens are among
-    them, to which ``tokens`` are still to be charged.
+    them, to which ``tokens`` are still to be charged. ``content`` travels in one message with the row.
     """
 
     entry: LedgerEntry
@@ -152,6 +156,7 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     rates: tuple[tuple[str, bool], ...] = ()
     tokens: int = 0
     store: CacheWrite | None = None
+    content: Content | None = None
 
 
 class Short(msgspec.Struct, frozen=True):
@@ -218,6 +223,7 @@ def settle_call(keys: Keys, settlement: Settlement) -> tuple[Script, tuple[str, 
         keys.budget(""),
         str(len(settlement.rates)),
         str(len(settlement.charges)),
+        msgspec.msgpack.encode(settlement.content) if settlement.content is not None else "",
     ]
     for name, has_tokens in settlement.rates:
         names += (keys.limits(name), keys.running(name))

@@ -102,5 +102,5 @@ def export(
     else:
         with out.open("w", encoding="utf-8", newline="") as file:
             written, skipped = asyncio.run(run(file))
-    note = f", {skipped:,} without a readable prompt and answer left out" if skipped else ""
+    note = f", {skipped:,} without a whole, readable prompt and answer left out" if skipped else ""
     typer.echo(f"{written:,} rows{note}", err=True)

@@ -20,7 +20,7 @@ def put(connection: Connection, kept: Sequence[Content]) -> None:
     """Keep contents; the first of a request stays."""
     rows = []
     for content in kept:
-        fields = msgspec.structs.asdict(content) | {"end_user": shortened(content.end_user)}
+        fields = msgspec.structs.asdict(content) | {"end_user": shortened(content.end_user).replace("\0", "\ufffd")}
         rows.append(tuple(fields[name] for name in _COLUMNS))
     many(connection, insert("contents", _COLUMNS) + " ON CONFLICT (request_id) DO NOTHING", rows)
 

@@ -1,9 +1,9 @@
 """From the Redis stream to SQL: what workers settled becomes rows, each exactly once.
 
-A message of the stream ``Keys.ledger`` holds one thing: ``e``, the JSON of a LedgerEntry; ``k``, the JSON of the
-definition of an API key; ``f``, feedback as JSON (``{"request_id": …, "score": −1 … 1}``); or ``c``, a Content as
-MessagePack. It is acknowledged and deleted only after the transaction that holds it is on disk, so a writer may die
-anywhere: its successor is handed the same messages again, and the store knows what it has.
+A message of the stream ``Keys.ledger`` holds one thing: ``e``, the JSON of a LedgerEntry, and with it ``c``, its
+Content as MessagePack, where that is kept; ``k``, the JSON of the definition of an API key; or ``f``, feedback as JSON
+(``{"request_id": …, "score": −1 … 1}``). It is acknowledged and deleted only after the transaction that holds it is on
+disk, so a writer may die anywhere: its successor is handed the same messages again, and the store knows what it has.
 """
 
 from __future__ import annotations
@@ -154,11 +154,11 @@ class Drain:
             try:
                 if b"e" in fields:
                     batch.entries.append((message, fields[b"e"]))
+                    if b"c" in fields:
+                        batch.contents.append(msgspec.msgpack.decode(fields[b"c"], type=Content))
                 elif b"f" in fields:
                     feedback = msgspec.json.decode(fields[b"f"], type=Feedback)
                     batch.scores[feedback.request_id] = feedback.score
-                elif b"c" in fields:
-                    batch.contents.append(msgspec.msgpack.decode(fields[b"c"], type=Content))
                 elif b"d" in fields:
                     await self._store.put_definition(fields[b"field"].decode(), fields[b"d"].decode())
                 else:
@@ -182,7 +182,8 @@ class Drain:
         pipe = self._redis.pipeline(transaction=True)
         for (message_id, fields), reason in dead:
             _log.error("a ledger message cannot be kept", id=message_id.decode(), reason=reason)
-            kept: dict[Any, Any] = {**fields, b"reason": reason}
+            kept: dict[Any, Any] = {name: value for name, value in fields.items() if name != b"c"}  # has its own end
+            kept[b"reason"] = reason
             pipe.xadd(dead_key(self._keys), kept, maxlen=DEAD_MAX, approximate=True)
         ids = [message_id for message_id, _ in messages]
         pipe.xack(self._keys.ledger, GROUP, *ids)

@@ -16,7 +16,7 @@ import msgspec
 from gateway.config import ModelConfig
 from gateway.policy.choosing import Wishes
 from gateway.policy.engine import EVALUATION_ERRORS, CompiledPolicy, CompiledRule, Expression, OnError, Origin, Program
-from gateway.policy.model import Policy, Rule, Use, Weighted, names_of, short_seconds
+from gateway.policy.model import ContentsConfig, Policy, Rule, Use, Weighted, names_of, short_seconds
 from gateway.policy.reach import always, unreachable
 from gateway.policy.samples import SAMPLES
 from gateway.policy.situation import VARIABLES as SITUATION
@@ -79,9 +79,9 @@ def compile_policy(
 
 def policy_hash(policy: Policy) -> str:
     """The first twelve hex digits of the SHA-256 of the policy's canonical JSON: of how it decides, not of which other
-    policies it is compared with.
+    policies it is compared with or what is kept of its requests.
     """
-    decides = msgspec.structs.replace(policy, experiment=None)
+    decides = msgspec.structs.replace(policy, experiment=None, contents=ContentsConfig())
     return hashlib.sha256(msgspec.json.encode(decides, order="deterministic")).hexdigest()[:12]
 
 

@@ -1,7 +1,8 @@
 """``extends``: a policy that takes over another one and says only what is different.
 
-Its keys win, those of ``cache`` one by one. Its rules come first; of the other's rules follow those whose name it does
-not use itself. An experiment is not taken over: an arm that extends the control would be split again.
+Its keys win, those of ``cache`` and ``contents`` one by one. Its rules come first; of the other's rules follow those
+whose name it does not use itself. An experiment is not taken over: an arm that extends the control would be split
+again.
 """
 
 from __future__ import annotations
@@ -74,8 +75,10 @@ def _merged(found: Found, base: Found) -> Found:
     own = {rule.name for rule in found.policy.rules}
     kept = [index for index, rule in enumerate(base.policy.rules) if rule.name not in own]
     values["rules"] = (*found.policy.rules, *(base.policy.rules[index] for index in kept))
-    own_cache = {name: getattr(found.policy.cache, name) for name in said.get("cache") or {}}
-    values["cache"] = msgspec.structs.replace(base.policy.cache, **own_cache)
+    for section in ("cache", "contents"):
+        written = getattr(found.policy, section)
+        own_keys = {name: getattr(written, name) for name in said.get(section) or {}}
+        values[section] = msgspec.structs.replace(getattr(base.policy, section), **own_keys)
     values["extends"], values["experiment"] = found.policy.extends, found.policy.experiment
     origins = (*found.origins, *(base.origins[index] for index in kept))
     return Found(Policy(**values), found.document, origins)

@@ -59,6 +59,24 @@ class CacheConfig(Strict, frozen=True, kw_only=True):
         return seconds(self.ttl)
 
 
+class ContentsConfig(Strict, frozen=True, kw_only=True):
+    """What of prompts and answers is kept in the ledger's database: nothing, or both with personal data and secrets
+    replaced; for how long; and whether ``gateway export`` may take the rows out, with what is kept of them.
+    """
+
+    keep: Literal["none", "redacted"] = "none"
+    retention: Duration = "30d"
+    export: bool = False
+
+    @property
+    def keeps(self) -> bool:
+        return self.keep != "none"
+
+    @property
+    def retention_s(self) -> int:
+        return seconds(self.retention)
+
+
 class Escalate(Strict, frozen=True, kw_only=True):
     """Move on to the next target while the first ``hold_tokens`` of the answer are held back and ``when`` is true."""
 
@@ -161,6 +179,7 @@ class Policy(Strict, frozen=True, kw_only=True):
     baseline: str | None = None
     time_zone: str = "UTC"
     cache: CacheConfig = CacheConfig()
+    contents: ContentsConfig = ContentsConfig()
     default_max_tokens: Positive = 1024
     cost_quality: CostQuality = 5
     on_budget_exhausted: Literal["local", "cheaper", "reject"] = "local"

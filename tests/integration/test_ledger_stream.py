@@ -21,6 +21,7 @@ from tests.support.ledger import NOON, entry, key_record
 from tests.support.waiting import until
 
 KEYS = Keys()
+KEPT = Content(request_id="r1", ts_ms=NOON, expires_ms=NOON + 1, prompt=b"why?", answer=b"because")
 
 
 @asynccontextmanager
@@ -79,7 +80,7 @@ async def test_what_cannot_be_read_or_kept_is_set_aside_and_nothing_else(redis: 
             {"what": "ever"},
             {"k": b'{"id": 5}'},
             {"k": b"[]"},
-            {"e": huge},
+            {"e": huge, "c": msgspec.msgpack.encode(KEPT)},
         ):
             await redis.xadd(KEYS.ledger, fields)  # type: ignore[arg-type]
             await send(redis, f"after-{await redis.xlen(KEYS.ledger)}-{len(fields)}-{id(fields)}")
@@ -90,6 +91,7 @@ async def test_what_cannot_be_read_or_kept_is_set_aside_and_nothing_else(redis: 
     dead: Any = await redis.xrange(dead_key(KEYS))
     assert len(dead) == 6
     assert all(fields[b"reason"] for _, fields in dead)
+    assert not any(b"c" in fields for _, fields in dead)
     assert await store.verify() == []
 
 
@@ -136,20 +138,21 @@ async def test_a_message_deleted_by_hand_while_pending_does_no_harm(redis: Redis
 
 
 async def test_feedback_and_contents_travel_with_the_rows(redis: Redis, store: SqlStore) -> None:
-    kept = Content(request_id="r1", ts_ms=NOON, expires_ms=NOON + 1, prompt=b"why?", answer=b"because")
-    await send(redis, "r1", "r2")
+    with_it: Any = {"e": msgspec.json.encode(entry("r1")), "c": msgspec.msgpack.encode(KEPT)}
+    await redis.xadd(KEYS.ledger, with_it)
+    await redis.xadd(KEYS.ledger, with_it)  # as after a crash of the writer
+    await send(redis, "r2")
     for score in (1, -0.5):
         await redis.xadd(KEYS.ledger, {"f": msgspec.json.encode({"request_id": "r1", "score": score})})
     await redis.xadd(KEYS.ledger, {"f": b'{"request_id": "no such row", "score": 1}'})
     await redis.xadd(KEYS.ledger, {"f": b'{"request_id": "r2", "score": 7}'})
-    await redis.xadd(KEYS.ledger, {"c": msgspec.msgpack.encode(kept)})
     async with draining(Drain(redis, store)):
         await emptied(redis)
     rated, plain = [await store.get(name) for name in ("r1", "r2")]
     assert rated is not None
     assert plain is not None
     assert (rated.feedback, plain.feedback) == (-0.5, None)
-    assert await store.content("r1") == kept
+    assert await store.content("r1") == KEPT
     assert await redis.xlen(dead_key(KEYS)) == 1
     assert await store.verify() == []
 

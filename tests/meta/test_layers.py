@@ -26,6 +26,7 @@ SUPPORT = {
     "redis_io",
     "events",
     "privacy",
+    "redaction",
     "tokenizer",
     "tokens",
     "prompt_bound",
@@ -33,7 +34,7 @@ SUPPORT = {
     "telemetry",
 }
 STAGES = {"auth", "budget", "cache", "policy", "backends", "ledger"}
-PASSED_ALONG = {"visit", "books", "storing", "reply", "trials", "warmth"}
+PASSED_ALONG = {"visit", "books", "storing", "reply", "trials", "warmth", "keeping"}
 PIPELINE = {"pipeline", "story", "costs", "tracing", "routing", "shadows", "cascade", "held", "arbiter", "unattended"}
 RUNTIME = {"runtime", "reload"}
 HOUSE = {"economics", "reconcile", "alerts", "erase", "experiments", "export", "watching"}

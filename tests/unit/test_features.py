@@ -236,6 +236,7 @@ class TestPrivacy:
             ("ssn 123-45-6789", "id"),
             ("cpf 529.982.247-25", "id"),
             ("IBAN DE89 3704 0044 0532 0130 00", "id"),
+            ("NR 12 DE89 3704 0044 0532 0130 00", "id"),
             ("pay to GB29NWBK60161331926819 please", "id"),
             ("NI number AB 12 34 56 C", "id"),
             ("AB123456C", "id"),

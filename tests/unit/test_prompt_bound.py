@@ -111,6 +111,8 @@ def test_whose_tokenizer_is_known(model: str, theirs: bool) -> None:
     assert reads_o200k(model) is theirs
 
 
-@pytest.mark.parametrize("content", [None, 7, [None, "text", {"type": "input_audio"}, {"type": "refusal"}], [7]])
+@pytest.mark.parametrize(
+    "content", [None, 7, [None, "text", {"type": "input_audio"}, {"type": "refusal"}], [7], [{"type": ["text"]}]]
+)
 def test_whatever_clients_send_is_bounded(content: Any) -> None:
     assert prompt_bound(asked(content)).text > 0

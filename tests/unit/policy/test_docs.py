@@ -9,7 +9,7 @@ import msgspec
 
 from gateway.policy.cases import CaseRequest, Expect
 from gateway.policy.compile import FEATURES, SCORED
-from gateway.policy.model import CacheConfig, Policy, Rule
+from gateway.policy.model import CacheConfig, ContentsConfig, Policy, Rule
 from tests.unit.policy.support import policy
 
 PAGE = (Path(__file__).parents[3] / "docs" / "policies.md").read_text()
@@ -35,11 +35,13 @@ def test_the_examples_of_the_variables_are_conditions() -> None:
 
 
 def test_every_key_of_a_policy_is_documented_with_its_default() -> None:
-    fields = set(Policy.__struct_fields__) - {"cache"}
-    assert set(names("A policy")) == fields | {f"cache.{name}" for name in CacheConfig.__struct_fields__}
+    sections: dict[str, type[msgspec.Struct]] = {"cache": CacheConfig, "contents": ContentsConfig}
+    fields = [(name, field) for name, kind in sections.items() for field in msgspec.structs.fields(kind)]
+    written = {f"{name}.{field.name}" for name, field in fields}
+    assert set(names("A policy")) == set(Policy.__struct_fields__) - set(sections) | written
     shown = dict(re.findall(r"^\| `([a-z_.]+)` \| `?([^|`]+?)`? \|", section("A policy"), re.MULTILINE))
-    for field in msgspec.structs.fields(CacheConfig):
-        assert shown[f"cache.{field.name}"] == msgspec.json.encode(field.default).decode().strip('"')
+    for name, field in fields:
+        assert shown[f"{name}.{field.name}"] == msgspec.json.encode(field.default).decode().strip('"')
     for name in ("default_max_tokens", "on_budget_exhausted", "unpriced"):
         (field,) = [found for found in msgspec.structs.fields(Policy) if found.name == name]
         assert shown[name] == str(field.default)

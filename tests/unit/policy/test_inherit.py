@@ -21,6 +21,7 @@ cache: {ttl: 7d, scope: team}
 rules:
   - {name: easy, when: "difficulty < 0.4", use: [local-small]}
   - {name: rest, use: [claude]}
+contents: {keep: redacted, retention: 2d}
 """
 
 
@@ -36,9 +37,11 @@ def compiled(folder: Path, beside: str = "", **policies: str) -> dict[str, Compi
 
 
 def test_a_policy_says_only_what_is_different(tmp_path: Path) -> None:
-    child = "name: child\nextends: base\ncache: {scope: shared}\n"
+    child = "name: child\nextends: base\ncache: {scope: shared}\ncontents: {export: true}\n"
     policy = compiled(tmp_path, base=BASE, child=child)["child"]
     assert (policy.policy.baseline, policy.policy.cache.ttl, policy.policy.cache.scope) == ("claude", "7d", "shared")
+    contents = policy.policy.contents
+    assert (contents.keep, contents.retention_s, contents.export) == ("redacted", 2 * 86_400, True)
     assert [decide(policy, difficulty).rule for difficulty in (0.1, 0.9)] == ["easy", "rest"]
     assert policy.name == "child"
 
