@@ -34,7 +34,7 @@ _CPF = re.compile(r"(?<![0-9.])[0-9]{3}\.[0-9]{3}\.[0-9]{3}-[0-9]{2}(?![0-9])")
 _DOUBLED = str.maketrans("0123456789", "0246813579")
 _GROUP = re.compile(r"(?<![0-9])[2-6]")
 _CARD_LENGTHS = {"2": (16,), "3": (15, 14), "4": (16, 19, 13), "5": (16,), "6": (16, 19)}
-LETTERED = re.compile(r"(?=([A-Z]{2} ?[0-9]{2}[0-9A-Z ]{5,34}))")  # one may begin within another
+_LETTERED = re.compile(r"[A-Z](?=[A-Z] ?[0-9]{2}([0-9A-Z ]{5,34}))")  # one may begin within another
 NINO = re.compile(r"[A-CEGHJ-PR-TW-Z]{2} ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D](?![A-Z0-9])")
 DOMAIN = re.compile(r"@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?!\w)")
 _PHONE = re.compile(
@@ -114,7 +114,7 @@ def _numbers(data: bytes) -> str:
     classes = {number_class(written) for written in {written for written, _ in found}}
     if "card" in classes:
         return "card"
-    if "id" in classes or any(is_lettered_id(id_[1]) for _, around in found for id_ in LETTERED.finditer(around)):
+    if "id" in classes or any(is_lettered_id(id_) for _, around in found for _, id_ in lettered(around)):
         return "id"
     if "phone" in classes:
         return "phone"
@@ -169,6 +169,11 @@ def _is_cpf(digits: str) -> bool:
         if total * 10 % 11 % 10 != int(digits[length]):
             return False
     return True
+
+
+def lettered(text: str) -> Iterator[tuple[int, str]]:
+    """Where a number may begin that begins with letters, and all that may belong to it."""
+    return ((found.start(), text[found.start() : found.end(1)]) for found in _LETTERED.finditer(text))
 
 
 def is_lettered_id(written: str) -> bool:

@@ -10,13 +10,13 @@ from gateway.privacy import (
     ASSIGNED,
     DOMAIN,
     IBAN_LENGTHS,
-    LETTERED,
     NINO,
     NUMBER,
     PEM,
     SECRET,
     classify,
     is_lettered_id,
+    lettered,
     number_class,
 )
 
@@ -62,10 +62,10 @@ def _token(found: re.Match[str]) -> str:
 
 def _ids(text: str) -> str:
     parts, end = [], 0
-    for found in LETTERED.finditer(text):
-        if found.start() >= end and is_lettered_id(found[1]):
-            parts += [text[end : found.start()], "[ID]"]
-            end = found.start() + _length(found[1])
+    for start, written in lettered(text):
+        if start >= end and is_lettered_id(written):
+            parts += [text[end:start], "[ID]"]
+            end = start + _length(written)
     return "".join([*parts, text[end:]])
 
 
