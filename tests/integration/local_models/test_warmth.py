@@ -40,11 +40,11 @@ async def test_it_is_loaded_by_the_first_requests_together_and_unloaded_when_idl
 
 async def test_how_busy_it_is_shows_while_it_answers(address: str) -> None:
     async with httpx.AsyncClient(base_url=address, timeout=60) as http:
-        body = {**BODY, "max_tokens": 200, "ignore_eos": True, "stream": True}
+        body = {**BODY, "max_tokens": 450, "ignore_eos": True, "stream": True}
         async with http.stream("POST", "/v1/chat/completions", json=body) as stream:
             await anext(stream.aiter_lines())
-            load = (await http.get("/v1/load")).json()
-            text = (await http.get("/metrics")).text
+            metrics, loaded = await asyncio.gather(http.get("/metrics"), http.get("/v1/load"))
+        load, text = loaded.json(), metrics.text
         assert load["state"] == "ready"
         assert load["running"] == {"interactive": 1, "batch": 0}
         assert load["tokens_per_second"] > 0
