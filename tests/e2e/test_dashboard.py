@@ -96,8 +96,9 @@ def look(chromium: Chromium) -> Iterator[Look]:
 
 
 def _grave(message: ConsoleMessage) -> bool:
-    """Chromium also reports as an error that a page asked for signing in."""
-    return message.type == "error" and "401 (Unauthorized)" not in message.text
+    """Chromium also reports as errors that a page asked for signing in, and that a gateway went before its page."""
+    expected = ("401 (Unauthorized)", "net::ERR_CONNECTION_", "net::ERR_EMPTY_RESPONSE")
+    return message.type == "error" and not any(each in message.text for each in expected)
 
 
 def address(busy: Looked, rows: list[Any], name: str) -> str:
