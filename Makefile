@@ -29,7 +29,7 @@ test: dev models ## every test but the soak, with branch coverage (about 25 minu
 	$(SAY) "tests (about 25 minutes on 2 cores)"
 	@rm -f .coverage .coverage.*
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m "not soak and not browser" --cov --cov-report= -q
-	$(SAY) "tests in Chromium, untraced: coverage's way with greenlets and Playwright's greenlets can hang (about a minute)"
+	$(SAY) "tests in Chromium, untraced, since coverage cannot follow Playwright's greenlets (about a minute)"
 	@$(BIN)/python -m pytest -m "browser and not soak" -q
 	@$(BIN)/coverage report --skip-covered | tail -n 25
 

@@ -300,8 +300,9 @@ async def test_it_gives_way_to_live_traffic(redis: Redis, start: Start) -> None:
 
 
 def _session(pid: int) -> int | None:
-    """The niceness of a process's session; None where the kernel knows of none."""
-    enabled = Path("/proc/sys/kernel/sched_autogroup_enabled")
+    """The niceness of a process's session; None where the kernel weighs none, as in a CPU cgroup of its own (empty)."""
+    enabled, group = Path("/proc/sys/kernel/sched_autogroup_enabled"), Path(f"/proc/{pid}/autogroup")
     if not enabled.exists() or enabled.read_text().strip() != "1":
         return None
-    return int(Path(f"/proc/{pid}/autogroup").read_text().split()[-1])
+    words = group.read_text().split()
+    return int(words[-1]) if words else None
