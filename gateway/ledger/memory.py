@@ -42,12 +42,13 @@ class Memory:
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
         self._size = 0
 
-    def look(self, connection: Connection) -> None:
-        """To be called before a question's first part is read, in the same transaction."""
+    def look(self, connection: Connection) -> str:
+        """The state of the days that are over, as ``get`` wants it; in the transaction that their parts are read in."""
         token = connection.execute(select(state.c.value).where(state.c.name == _TOKEN)).scalar() or ""
         if token != self._token:
             self._kept.clear()
             self._token, self._size = token, 0
+        return token
 
     def split(self, part: Part) -> list[Part]:
         """A part of a period as what is over and what is not."""
@@ -56,10 +57,14 @@ class Memory:
         over -= over % DAY_MS
         return [part] if not since < over < until else [(table, since, over), (table, over, until)]
 
-    def get(self, part: Part, question: Hashable, find: Callable[[], _Found]) -> _Found:
-        """The answer to a question about a part, found again unless all of it is over and was found before."""
+    def get(self, token: str, part: Part, question: Hashable, find: Callable[[], _Found]) -> _Found:
+        """The answer to a question about a part, found again unless all of it is over and was found before.
+
+        ``token``: what ``look`` gave. Two questions may be read at the same time, one of them as the days were before
+        a change: what it finds is not for others.
+        """
         table, since, until = part
-        if table is not rollup_day or until > self._clock() * 1000 - _LATE_MS:
+        if table is not rollup_day or until > self._clock() * 1000 - _LATE_MS or token != self._token:
             return find()
         key = (since, until, question)
         if key in self._kept:

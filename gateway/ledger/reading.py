@@ -222,13 +222,13 @@ class _Question:
         self._connection, self._by, self._where, self._step_ms = connection, by, where, step_ms
         self._counters = tuple(counters)
         self._cut = cut_for({*where, *([by] if by else [])})
-        memory.look(connection)
+        self._token = memory.look(connection)
         self._parts = [some for part in parts(period, self._cut, step_ms) for some in memory.split(part)]
         self._memory, self._asked = memory, (by, tuple((name, tuple(where[name])) for name in sorted(where)), step_ms)
         self._sought: dict[tuple[int, bool], bool] = {}
 
     def _recalled(self, part: Part, what: tuple[Any, ...], find: Callable[[], _Found]) -> _Found:
-        return self._memory.get(part, (*self._asked, *what), find)
+        return self._memory.get(self._token, part, (*self._asked, *what), find)
 
     def ranked(self, order: Order, limit: int, known: tuple[list[str], int] | None = None) -> _Ranked:
         """The names with the most of ``order``: in one go where a dimension has few values, else step by step."""

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, text
 
+from gateway.ledger import reading
 from gateway.ledger.answers import Period
 from gateway.ledger.memory import Memory
 from gateway.ledger.rollups import DAY_MS, HOUR_MS
@@ -86,6 +88,32 @@ async def test_days_that_are_over_are_read_once(url: str, monkeypatch: pytest.Mo
     await reader.close()
 
 
+async def test_what_is_read_beside_a_change_is_not_kept(url: str) -> None:
+    """A transaction that began before it reads the days as they were, and may end after one that began later."""
+    writer, reader, memory = SqlStore(url), SqlStore.reader(url), Memory()
+    await writer.migrate()
+    await writer.append([entry("first", ts_ms=TODAY - 3 * DAY_MS)])
+
+    def ask(connection: Connection) -> int:
+        return reading.totals(connection, memory, WEEK, {}).requests
+
+    async with reader._engine.connect() as before:
+        assert (await before.execute(text("SELECT count(*) FROM ledger_state"))).scalar() is not None
+        await writer.append([entry("late", ts_ms=TODAY - 2 * DAY_MS)])
+        async with reader._engine.connect() as after:
+            old = memory.look
+            # It has looked, and reads on only when the later one is done.
+            token = await before.run_sync(old)
+            assert await after.run_sync(ask) == 2
+            memory.look = lambda _: token  # type: ignore[method-assign]
+            assert await before.run_sync(ask) == 1
+            memory.look = old  # type: ignore[method-assign]
+    async with reader._engine.connect() as at_last:
+        assert await at_last.run_sync(ask) == 2
+    await writer.close()
+    await reader.close()
+
+
 class Asked(list[int]):
     """What had to be found."""
 
@@ -102,7 +130,7 @@ def test_a_day_is_over_an_hour_after_midnight(after: int, days: int) -> None:
     parts = memory.split((rollup_day, since, until))
     assert parts == [(rollup_day, since, over), (rollup_day, over, until)]
     for part in (*parts, *parts, (rollup_hour, since, over), (rollup_hour, since, over)):
-        memory.get(part, "a question", partial(asked.find, part[1]))
+        memory.get("", part, "a question", partial(asked.find, part[1]))
     # The days that are over once; today, and hours, each time.
     assert sorted(asked) == [since, since, since, over, over]
 
@@ -111,5 +139,5 @@ def test_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.ledger.memory._MOST", 10)
     memory, asked = Memory(), Asked()
     for number in (1, 2, 1, 3, 1, 2):
-        assert len(memory.get((rollup_day, 0, DAY_MS), number, partial(asked.find, number, 4))) == 4
+        assert len(memory.get("", (rollup_day, 0, DAY_MS), number, partial(asked.find, number, 4))) == 4
     assert asked == [1, 2, 3, 2]
