@@ -11,9 +11,9 @@ from typing import Literal
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from gateway.ledger import memory, months, pages, statements, writing
+from gateway.ledger import histogram, memory, months, pages, statements, writing
 from gateway.ledger.answers import Erased
-from gateway.ledger.rollups import CUTS, DIMENSIONS, EVERY
+from gateway.ledger.rollups import COUNTERS, CUTS, DIMENSIONS, EVERY, Cell, Cells
 from gateway.ledger.rows import Row, shortened
 from gateway.ledger.tables import ENTRY_COLUMNS, contents, rollup_day, series, state
 
@@ -45,14 +45,26 @@ def _rename_left(connection: Connection, who: Who, name: str, replacement: str) 
     columns = (series.c.id, series.c.cut, *(series.c[dimension] for dimension in DIMENSIONS))
     for number, cut, *values in connection.execute(select(*columns).where(series.c[who] == name)).all():
         named = dict(zip(DIMENSIONS, values, strict=True)) | {who: replacement}
-        text = writing.name_of(cut, tuple(named[dimension] for dimension in _NAMES[cut]))
-        other = statements.series_ids(connection, [text]).get(text)
-        if other is None:
+        own = tuple(named[dimension] for dimension in _NAMES[cut])
+        text = writing.name_of(cut, own)
+        other = statements.series_ids(connection, [text])
+        if not other:
             connection.execute(update(series).where(series.c.id == number).values({"name": text, who: replacement}))
         else:
-            connection.execute(update(rollup_day).where(rollup_day.c.series == number).values(series=other))
+            writing.add_cells(connection, "rollup_day", _days_of(connection, number, cut, own), other)
+            connection.execute(delete(rollup_day).where(rollup_day.c.cut == cut, rollup_day.c.series == number))
             connection.execute(delete(series).where(series.c.id == number))
         memory.changed(connection, [0])
+
+
+def _days_of(connection: Connection, number: int, cut: int, values: tuple[str, ...]) -> Cells:
+    """The days of a series, as those of ``values``: a row that came late may have made the same day of these."""
+    columns = (rollup_day.c[name] for name in ("start_ms", "latency", "ttft", *COUNTERS))
+    query = select(*columns).where(rollup_day.c.cut == cut, rollup_day.c.series == number)
+    return {
+        (cut, start, values): Cell([*map(int, sums)], histogram.decode(latency), histogram.decode(ttft))
+        for start, latency, ttft, *sums in connection.execute(query)
+    }
 
 
 def _unwritten(connection: Connection, touched: set[str]) -> tuple[str, ...]:

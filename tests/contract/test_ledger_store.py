@@ -203,13 +203,19 @@ async def test_verify_finds_what_was_harmed_and_nothing_else(store: SqlStore, ha
 async def test_verify_runs_while_rows_are_written(store: SqlStore, url: str) -> None:
     reader, chance = SqlStore.reader(url), random.Random(13)
     await store.append([_full_entry(chance, f"r{n}") for n in range(200)])
-    verifying = asyncio.create_task(reader.verify())
-    written = 0
-    while not verifying.done() and written < 200:
-        await store.append([_full_entry(chance, f"w{written}-{n}") for n in range(5)])
-        written += 1
-    assert await verifying == []
-    assert written > 1
+    written, enough = 0, asyncio.Event()
+
+    async def write() -> None:
+        nonlocal written
+        while not enough.is_set():
+            await store.append([_full_entry(chance, f"w{written}-{n}") for n in range(5)])
+            written += 1
+
+    writing = asyncio.create_task(write())
+    while written < 4:
+        assert await reader.verify() == []
+    enough.set()
+    await writing
     assert await reader.verify() == []
     await reader.close()
 
@@ -397,6 +403,25 @@ async def test_whoever_is_erased_leaves_the_days_whose_rows_have_gone_as_well(st
     assert await store.verify() == []
     await store.append([entry("again", ts_ms=january, cost_nano=1, **about)])
     assert await store.verify() == []
+
+
+@pytest.mark.parametrize("who", ["end_user", "key_id"])
+async def test_whoever_is_erased_may_have_a_row_that_came_after_its_month_had_gone(store: SqlStore, who: str) -> None:
+    """Spooled for weeks, say: its day is told by rows and without them."""
+    january = 1_767_225_600_000
+    about: dict[str, Any] = {"key_id": "k1", "end_user": "u1", who: "planted", "tags": ("t",), "team": "red"}
+    await store.append([entry("gone", ts_ms=january - DAY_MS, cost_nano=7, **about)])
+    await store.forget(january + DAY_MS, now_ms=NOON)
+    await store.append([entry("late", ts_ms=january - DAY_MS, cost_nano=5, **about)])
+    span, by = Period(january - 5 * DAY_MS, january + 5 * DAY_MS), who
+    before = await store.totals(span)
+    erased = await store.erase(end_user="planted") if who == "end_user" else await store.erase(key_id="planted")
+    assert erased.rows == 1
+    found = await store.breakdown(span, by)  # type: ignore[arg-type]
+    assert [(group.name[:7], group.measures.cost_nano) for group in found.groups] == [("erased-", 12)]
+    assert found.groups[0].measures == before
+    async with store._engine.connect() as connection:
+        assert "planted" not in str((await connection.execute(text("SELECT * FROM series"))).all())
 
 
 @pytest.mark.parametrize("who", ["end_user", "key_id"])

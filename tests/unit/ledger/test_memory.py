@@ -88,7 +88,7 @@ async def test_days_that_are_over_are_read_once(url: str, monkeypatch: pytest.Mo
     await reader.close()
 
 
-async def test_what_is_read_beside_a_change_is_not_kept(url: str) -> None:
+async def test_what_is_read_beside_a_change_is_not_kept(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A transaction that began before it reads the days as they were, and may end after one that began later."""
     writer, reader, memory = SqlStore(url), SqlStore.reader(url), Memory()
     await writer.migrate()
@@ -101,13 +101,12 @@ async def test_what_is_read_beside_a_change_is_not_kept(url: str) -> None:
         assert (await before.execute(text("SELECT count(*) FROM ledger_state"))).scalar() is not None
         await writer.append([entry("late", ts_ms=TODAY - 2 * DAY_MS)])
         async with reader._engine.connect() as after:
-            old = memory.look
             # It has looked, and reads on only when the later one is done.
-            token = await before.run_sync(old)
+            token = await before.run_sync(memory.look)
             assert await after.run_sync(ask) == 2
-            memory.look = lambda _: token  # type: ignore[method-assign]
+            monkeypatch.setattr(memory, "look", lambda _: token)
             assert await before.run_sync(ask) == 1
-            memory.look = old  # type: ignore[method-assign]
+            monkeypatch.undo()
     async with reader._engine.connect() as at_last:
         assert await at_last.run_sync(ask) == 2
     await writer.close()
