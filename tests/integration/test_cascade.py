@@ -182,12 +182,12 @@ async def test_a_plain_reply_that_is_cut_short_is_not_the_end_either(gate: Gatew
 
 
 async def test_how_long_a_plain_reply_takes_is_known_of_gathered_ones_too(gate: Gateway, near: Upstream) -> None:
-    near.default = unsure(0.9, chunk_delay_s=0.02)
+    near.default = unsure(0.9, chunk_delay_s=0.1)
     await asked(gate, stream=False)
     plain, streamed = (gate.runtime.view.fleet.live("local-small", stream=stream).ttft_ms for stream in (False, True))
     assert plain is not None
     assert streamed is not None
-    assert plain > streamed + 7 * 20 * 0.9
+    assert plain > streamed + 100  # of the seven pauses that came between
 
 
 async def test_only_the_beginning_is_weighed(gate: Gateway, near: Upstream) -> None:

@@ -46,6 +46,15 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
+def reserved_port() -> Iterator[int]:
+    """One that the system gives nobody else within the block; a server may listen on it, since it sets SO_REUSEADDR."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield int(held.getsockname()[1])
+
+
+@contextlib.contextmanager
 def process(kind: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """`python -m local_models KIND …`, ended with SIGTERM afterwards if it still runs."""
     command = [sys.executable, "-m", "local_models", kind, *arguments]
@@ -63,8 +72,7 @@ def process(kind: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 @contextlib.contextmanager
 def served(kind: str, *arguments: str) -> Iterator[str]:
     """A model process on a TCP port, ready to answer. Yields its address, `http://127.0.0.1:PORT`."""
-    port = free_port()
-    with process(kind, *arguments, "--port", str(port)) as child:
+    with reserved_port() as port, process(kind, *arguments, "--port", str(port)) as child:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60.0) as http:
             wait_ready(http, child)
         yield f"http://127.0.0.1:{port}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway import background
 from gateway.background import Background
 from gateway.config import GatewayConfig, RedisConfig, Settings
 
@@ -36,3 +37,26 @@ async def test_the_embedded_redis_append_only_file_is_forced_to_disk(
 
 async def test_a_redis_of_someone_else_looks_after_its_own_disk(tmp_path: Path) -> None:
     assert "sync" not in chores(tmp_path, RedisConfig(url="redis://elsewhere"))
+
+
+@pytest.mark.parametrize(("refusals", "weighed"), [(0, True), (3, True), (10**6, False)])
+def test_a_session_that_cannot_be_weighed_at_once_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, refusals: int, weighed: bool
+) -> None:
+    """Linux refuses where another one was weighed a moment ago; whoever is refused for ever works all the same."""
+    tried: list[str] = []
+
+    def write(path: Path, text: str, encoding: str) -> None:
+        tried.append(text)
+        if len(tried) <= refusals:
+            raise BlockingIOError
+
+    monkeypatch.setattr(Path, "write_text", write)
+    monkeypatch.setattr("os.nice", lambda _: 0)
+    monkeypatch.setattr("os.getsid", lambda _: os.getpid())
+    monkeypatch.setattr("gateway.background._PAUSE_S", 0.0)
+
+    background._give_way()
+
+    assert (len(tried) == refusals + 1) == weighed
+    assert len(tried) < 100
