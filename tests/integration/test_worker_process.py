@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from tests.support.gateway import EVERYTHING_BIG, hosted, write_policies
+from tests.support.pace import allowed
 from tests.support.redis_server import RedisServer
 from tests.support.upstream import Plan, Upstream
 from tests.support.waiting import until
@@ -71,7 +72,7 @@ async def test_it_answers_and_imports_nothing_heavy(worker: Worker) -> None:
     assert [reply.status_code for reply in replies] == [200] * 5
     mapped = {Path(one.path).as_posix() for one in psutil.Process(worker.process.pid).memory_maps()}
     assert not [path for path in mapped for name in HEAVY if f"/site-packages/{name}/" in path]
-    assert worker.started_s < 10  # two seconds on a quiet machine: `make bench` reports it
+    assert worker.started_s < allowed(10.0)  # two seconds on a quiet machine: `make bench` reports it
 
 
 def test_its_libraries_bring_nothing_along_that_it_does_not_use() -> None:
@@ -93,7 +94,7 @@ async def test_a_kept_connection_costs_no_delayed_acknowledgement(worker: Worker
         await worker.http.get("/v1/models")
         took.append(time.perf_counter() - started)
 
-    assert min(took) < 0.03
+    assert min(took) < allowed(0.03)
 
 
 async def test_a_hangup_reloads(worker: Worker) -> None:

@@ -140,7 +140,7 @@ async def test_an_upstream_that_is_not_there_or_swallows_packets(up: Upstream) -
         with pytest.raises(UpstreamUnavailable) as caught:
             await collect(swallowed, chat())
         assert (caught.value.code, caught.value.connect) == (translate.UNREACHABLE, True)
-        assert time.perf_counter() - started < 3 * CONNECT_BOUND_S
+        assert time.perf_counter() - started < 20 * CONNECT_BOUND_S  # a kernel gives up after minutes
 
 
 async def test_bounds_of_time(up: Upstream) -> None:
