@@ -15,18 +15,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.cache import segment
+from gateway.cache.index import FLAT_FROM
 from gateway.cache.static_embedding import StaticEmbedding
 from gateway.cache.words import read
 
 _BITS, _NUMBER_BYTES = 512, 8
-MARK_BYTES = _NUMBER_BYTES + _BITS // 8
-_LAYOUT = np.dtype([("numbers", "<u8"), ("sketch", "<u8", (_BITS // 64,))])
+_SKETCH_BYTES = _BITS // 8
+MARK_BYTES = _NUMBER_BYTES + _SKETCH_BYTES
 # Of questions of cosine 0.9 or more by the model, 1 % have more bits that differ; docs/cache.md has what it rules out.
 MOST_DIFFERING = 115
 # Looking through more takes longer than a millisecond of the loop's, and they are not looked through.
 _MOST_ROWS = 100_000
 _SEED = 0
-_NO_SKETCH = bytes(_BITS // 8)
+_NO_SKETCH = bytes(_SKETCH_BYTES)
 _log = logging.getLogger(__name__)
 
 
@@ -69,12 +71,13 @@ class Marker:
 class Marks:
     """Of one partition's entries."""
 
-    __slots__ = ("_ids", "_places", "_rows")
+    __slots__ = ("_ids", "_numbers", "_places", "_plain", "_sketches")
 
     def __init__(self) -> None:
-        self._rows = bytearray()
+        self._numbers, self._sketches = bytearray(), bytearray()
         self._ids: list[str] = []
         self._places: dict[str, int] = {}
+        self._plain = 0  # entries without a sketch
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -84,7 +87,9 @@ class Marks:
         if entry_id not in self._places:
             self._places[entry_id] = len(self._ids)
             self._ids.append(entry_id)
-            self._rows += mark
+            self._numbers += mark[:_NUMBER_BYTES]
+            self._sketches += mark[_NUMBER_BYTES:]
+            self._plain += mark.endswith(_NO_SKETCH)
 
     def remove(self, entry_id: str) -> None:
         place = self._places.pop(entry_id, None)
@@ -92,19 +97,34 @@ class Marks:
             return
         last = self._ids.pop()
         if last != entry_id:
-            self._rows[place * MARK_BYTES : (place + 1) * MARK_BYTES] = self._rows[-MARK_BYTES:]
             self._ids[place], self._places[last] = last, place
-        del self._rows[-MARK_BYTES:]
+        self._plain -= _fill(self._sketches, place, _SKETCH_BYTES) == _NO_SKETCH
+        _fill(self._numbers, place, _NUMBER_BYTES)
 
     def may_hit(self, mark: bytes, *, words: bool = True) -> bool:
         """Whether any entry has the same numbers and, with ``words``, is as close as those that hit nearly all are."""
-        asked: NDArray[np.void] = np.frombuffer(mark, dtype=_LAYOUT)
-        rows: NDArray[np.void] = np.frombuffer(self._rows, dtype=_LAYOUT)
-        if len(rows) > _MOST_ROWS:
+        if len(self) > _MOST_ROWS:
             return True
-        same = np.flatnonzero(rows["numbers"] == asked["numbers"][0])
-        if not words or not len(same) or mark.endswith(_NO_SKETCH):
-            return bool(len(same))
-        sketches = rows["sketch"][same]
-        differing = np.bitwise_count(sketches ^ asked["sketch"]).sum(axis=1, dtype=np.int32)
-        return bool(differing.min() <= MOST_DIFFERING or not sketches.any(axis=1).all())
+        same = np.frombuffer(self._numbers, dtype="<u8") == np.frombuffer(mark, dtype="<u8", count=1)
+        if not words or mark.endswith(_NO_SKETCH) or self._plain or not same.any():
+            return bool(same.any())
+        differing = _differing(self._sketches, mark[_NUMBER_BYTES:])
+        return bool((same & (differing <= MOST_DIFFERING)).any())
+
+
+def _fill(rows: bytearray, place: int, width: int) -> bytes:
+    """The last row takes the place of another, which is returned."""
+    gone = bytes(rows[place * width : (place + 1) * width])
+    rows[place * width : (place + 1) * width] = rows[-width:]
+    del rows[-width:]
+    return gone
+
+
+def _differing(sketches: bytearray, asked: bytes) -> NDArray[np.int32]:
+    """Of each sketch, how many bits are not as in ``asked``. FAISS takes a millisecond for a hundred thousand."""
+    if len(sketches) < _SKETCH_BYTES * FLAT_FROM:
+        rows = np.frombuffer(sketches, dtype="<u8").reshape(-1, _SKETCH_BYTES // 8)
+        return np.asarray(np.bitwise_count(rows ^ np.frombuffer(asked, dtype="<u8")).sum(axis=1, dtype=np.int32))
+    return segment.hamming(
+        np.frombuffer(sketches, dtype=np.uint8).reshape(-1, _SKETCH_BYTES), np.frombuffer(asked, np.uint8)
+    )

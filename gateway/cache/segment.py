@@ -42,6 +42,13 @@ def one_thread() -> None:
     _faiss().omp_set_num_threads(1)
 
 
+def hamming(rows: NDArray[np.uint8], asked: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Bits of each row, shape (rows, bytes), that are not as ``asked``, shape (bytes,)."""
+    faiss, found = _faiss(), np.empty(len(rows), dtype=np.int32)
+    faiss.hammings(faiss.swig_ptr(asked), faiss.swig_ptr(rows), 1, *rows.shape, faiss.swig_ptr(found))
+    return found
+
+
 class Segment:
     """Rows in order of their coming. ``lock`` keeps adding and searching apart; ``frozen`` takes no more rows."""
 

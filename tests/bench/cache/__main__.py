@@ -49,16 +49,18 @@ def main() -> int:
 
 
 def _show(points: list[Point], restart: Restart, console: Console) -> None:
-    table = Table("entries", "embed ms", "lookup ms", "ratio", "search ms", "p99", "recall@5", "bytes an entry")
+    times = ("embed ms", "lookup ms", "ratio", "search ms", "p99", "lookup CPU", "search CPU")
+    table = Table("entries", *times, "recall@5", "bytes an entry")
     for one in points:
-        figures = (one.embed_ms, one.recall_ms, one.ratio, one.search_ms, one.p99_ms)
+        figures = (one.embed_ms, one.recall_ms, one.ratio, one.search_ms, one.p99_ms, one.own_cpu_ms, one.search_cpu_ms)
         last = (f"{one.recall_at_5:.3f}", f"{one.bytes_an_entry:.0f}")
         table.add_row(f"{one.entries:,}", *(f"{figure:.2f}" for figure in figures), *last)
     console.print(table)
     console.print(
         f"restart with {restart.entries:,} entries: {restart.reading_s:.1f} s to read the snapshot "
         f"({restart.snapshot_mb:.0f} MB), {restart.comparing_s:.1f} s to compare it with Redis "
-        f"({restart.redis_bytes_an_entry:.0f} bytes an entry there); written in {restart.writing_s:.1f} s"
+        f"({restart.redis_bytes_an_entry:.0f} bytes an entry there), {restart.cpu_s:.1f} s of this process's CPU; "
+        f"written in {restart.writing_s:.1f} s"
     )
 
 

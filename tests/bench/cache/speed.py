@@ -29,13 +29,23 @@ from tests.support.models import EMBED, embed_model, process, wait_ready
 from tests.support.redis_server import RedisServer
 
 PARTITION = "bench"
-_MARK = Marker().of("")  # nothing is ruled out: every question asked is embedded
+_NEAR = Marker().of("")[:8] + bytes(range(MARK_BYTES - 8))
 _ASKED, _RECALLED, _NEIGHBOURS = 200, 200, 8
+
+
+class Near(Marker):
+    """Everything asked is near by token vectors, and embedded. Making that out takes what it takes."""
+
+    def _of(self, question: str) -> bytes:
+        super()._of(question)
+        return _NEAR
 
 
 class Point(msgspec.Struct, frozen=True):
     """At one size, milliseconds (medians): ``embed_ms`` the bare embedding call, ``recall_ms`` a whole lookup of a new
-    question (embedding, search, judging), ``search_ms`` the search alone, ``p99_ms`` of the search.
+    question (embedding, search, judging), ``search_ms`` the search alone, ``p99_ms`` of the search. ``own_cpu_ms``,
+    ``search_cpu_ms``: CPU this process spends on a lookup beyond that of the embedding call, and on the search; what
+    else runs on the machine does not show in them.
     """
 
     entries: int
@@ -43,6 +53,8 @@ class Point(msgspec.Struct, frozen=True):
     recall_ms: float
     search_ms: float
     p99_ms: float
+    own_cpu_ms: float
+    search_cpu_ms: float
     recall_at_5: float
     bytes_an_entry: float
     building_s: float
@@ -53,12 +65,15 @@ class Point(msgspec.Struct, frozen=True):
 
 
 class Restart(msgspec.Struct, frozen=True):
-    """Seconds until a worker that starts holds everything again, with a snapshot; MB of it on disk; bytes in Redis."""
+    """Seconds until a worker that starts holds everything again, with a snapshot, and of them this process's CPU; MB of
+    it on disk; bytes in Redis.
+    """
 
     entries: int
     writing_s: float
     reading_s: float
     comparing_s: float
+    cpu_s: float
     snapshot_mb: float
     redis_bytes_an_entry: float
 
@@ -69,6 +84,7 @@ class Speed:
     def __init__(self, folder: Path, asked: list[str], asked_vectors: Vector, vectors: Vector) -> None:
         self._folder, self._asked, self._asked_vectors, self._vectors = folder, asked, asked_vectors, vectors
         self._ids = [f"{number:032x}" for number in range(len(vectors))]
+        self._random = np.random.default_rng(0)
 
     async def run(self, sizes: list[int]) -> tuple[list[Point], Restart]:
         """Measure at each size, then restart with all of it."""
@@ -95,17 +111,27 @@ class Speed:
         link, keys = RedisLink(server.url), Keys()
         await link.start(5)
         model = HttpEmbedder("http://embed/v1", EMBED, uds=address)
-        cache = SemanticCache(link, keys, model)
+        marker = Near.at(embed_model())
+        assert marker.whole
+        cache = SemanticCache(link, keys, model, marker)
         yield cache
         cache.close()
         await model.close()
         await link.close()
 
+    def _mark(self) -> bytes:
+        return _NEAR[:8] + self._random.bytes(MARK_BYTES - 8)
+
     async def _grow(self, partitions: Partitions, start: int, stop: int) -> None:
         for number in range(start, stop):
-            partitions.add(PARTITION, self._ids[number], codes.encode(self._vectors[number]) + _MARK)
+            partitions.add(PARTITION, self._ids[number], codes.encode(self._vectors[number]) + self._mark())
             if number % 1000 == 999:
                 await asyncio.sleep(0)
+        # The only near one is looked at last.
+        marks = partitions._marks[PARTITION]
+        for place, mark in ((start - 1, self._mark()), (stop - 1, _NEAR)):
+            marks.remove(self._ids[place])
+            marks.add(self._ids[place], mark)
         for _ in range(3):  # merging what came, and what was left over
             await partitions.tend()
 
@@ -113,9 +139,9 @@ class Speed:
         index = cache.partitions.get(PARTITION)
         assert index is not None
         assert cache.embedder is not None
-        embed: list[float] = []
-        whole: list[float] = []
-        search: list[float] = []
+        embed: list[tuple[float, float]] = []
+        whole: list[tuple[float, float]] = []
+        search: list[tuple[float, float]] = []
         await self._answers(cache, index)
         for text in self._asked[:20]:
             await cache.embedder.embed([text])
@@ -123,12 +149,16 @@ class Speed:
             embed.append(await _timed(cache.embedder.embed([text])))
             whole.append(await _timed(cache.recall(_context(text))))
             search.append(await _timed(index.search(vector, _NEIGHBOURS, cache.partitions.thread)))
+        (embed_ms, embed_cpu), (recall_ms, recall_cpu) = _medians(embed), _medians(whole)
+        search_ms, search_cpu = _medians(search)
         return Point(
             entries=size,
-            embed_ms=median(embed),
-            recall_ms=median(whole),
-            search_ms=median(search),
-            p99_ms=float(np.quantile(search, 0.99)),
+            embed_ms=embed_ms,
+            recall_ms=recall_ms,
+            search_ms=search_ms,
+            p99_ms=float(np.quantile([wall for wall, _ in search], 0.99)),
+            own_cpu_ms=recall_cpu - embed_cpu,
+            search_cpu_ms=search_cpu,
             recall_at_5=self._recall(index, size),
             bytes_an_entry=footprint(index),
             building_s=seconds,
@@ -159,22 +189,23 @@ class Speed:
         before = int((await connection.info("memory"))["used_memory"])
         for start in range(0, size, 1_000):
             some = range(start, min(size, start + 1_000))
-            rows = {self._ids[n]: codes.encode(self._vectors[n]) + _MARK for n in some}
+            rows = {self._ids[n]: codes.encode(self._vectors[n]) + self._mark() for n in some}
             await connection.hset(keys.vectors(PARTITION), mapping=rows)  # type: ignore[arg-type]
         used = int((await connection.info("memory"))["used_memory"]) - before
         snapshots = Snapshots(self._folder, every_s=0.0)
         began = time.perf_counter()
         await snapshots.save(partitions.graphs(), _yes)
         written = time.perf_counter()
+        spent = time.process_time()
         fresh = Partitions()
         fresh.adopt(await snapshots.load())
         loaded = time.perf_counter()
         await fresh.refill(connection, keys)
-        compared = time.perf_counter()
+        compared, spent = time.perf_counter(), time.process_time() - spent
         assert len(fresh) == size, (len(fresh), size)
         await connection.aclose()
         mb = sum(path.stat().st_size for path in (self._folder / "snapshots").iterdir()) / 1e6
-        return Restart(size, written - began, loaded - written, compared - loaded, mb, used / size)
+        return Restart(size, written - began, loaded - written, compared - loaded, spent, mb, used / size)
 
 
 def footprint(index: PartitionIndex) -> float:
@@ -188,10 +219,15 @@ def footprint(index: PartitionIndex) -> float:
     return fixed + index.dimension + linked + (0 if rows > 1_000 else codes.SCALE_BYTES)
 
 
-async def _timed(work: Coroutine[Any, Any, object]) -> float:
-    began = time.perf_counter()
+async def _timed(work: Coroutine[Any, Any, object]) -> tuple[float, float]:
+    """Milliseconds, and those of this process's CPU."""
+    began, spent = time.perf_counter(), time.process_time()
     await work
-    return (time.perf_counter() - began) * 1e3
+    return (time.perf_counter() - began) * 1e3, (time.process_time() - spent) * 1e3
+
+
+def _medians(timed: list[tuple[float, float]]) -> tuple[float, float]:
+    return median(wall for wall, _ in timed), median(cpu for _, cpu in timed)
 
 
 async def _yes() -> bool:

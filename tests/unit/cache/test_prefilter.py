@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gateway.cache import prefilter as module
+from gateway.cache.index import FLAT_FROM
 from gateway.cache.prefilter import MARK_BYTES, Marker, Marks
 from gateway.cache.static_embedding import StaticEmbedding
 from tests.support.models import embed_model
@@ -73,7 +74,42 @@ def test_what_goes_no_longer_counts_and_what_stays_does(marker: Marker) -> None:
     for gone in questions:
         marks.remove(gone)
     assert not marks.may_hit(marker.of(questions[1]))
-    assert len(marks._rows) == 0
+    assert len(marks) == 0
+
+
+def test_a_near_one_is_found_among_thousands_and_its_going_noticed(marker: Marker) -> None:
+    random, numbers = np.random.default_rng(0), marker.of(STORED)[:8]
+    marks = stored(marker, STORED)
+    for number in range(FLAT_FROM):
+        marks.add(str(number), numbers + random.bytes(MARK_BYTES - 8))
+    near, far = (
+        marker.of("how do i learn to play guitar by myself"),
+        marker.of("What is the boiling point of nitrogen?"),
+    )
+    assert marks.may_hit(near)
+    assert not marks.may_hit(far)
+    assert not marks.may_hit(marker.of("How do I learn to play the guitar by myself in 30 days?"))
+    marks.remove(STORED)
+    assert not marks.may_hit(near)
+
+
+def test_what_has_no_sketch_is_near_until_it_goes(marker: Marker) -> None:
+    marks = stored(marker, STORED)
+    marks.add("old", Marker().of(STORED))
+    assert marks.may_hit(marker.of("What is the boiling point of nitrogen?"))
+    marks.remove("old")
+    assert not marks.may_hit(marker.of("What is the boiling point of nitrogen?"))
+
+
+def test_bits_that_differ_are_counted_alike_in_few_and_in_many_rows() -> None:
+    random = np.random.default_rng(1)
+    few, asked = random.bytes(64 * 50), random.bytes(64)
+    counted = module._differing(bytearray(few), asked)
+    assert counted.tolist() == [
+        (int.from_bytes(few[n : n + 64]) ^ int.from_bytes(asked)).bit_count() for n in range(0, len(few), 64)
+    ]
+    many = module._differing(bytearray(few * (FLAT_FROM // 50)), asked)
+    assert many.tolist() == counted.tolist() * (FLAT_FROM // 50)
 
 
 def test_too_many_are_not_looked_through(marker: Marker, monkeypatch: pytest.MonkeyPatch) -> None:
