@@ -186,7 +186,8 @@ async def attacked(
     assert state["spent"] == sum(row["cost_nano"] for row in booked) <= state["limit"]
     assert len({row["request_id"] for row in booked}) == len(booked)
     by_user: dict[str, list[Any]] = {}
-    for call in upstream.requests:
+    # A look at whether a target that swallowed packets can be reached again asks for nothing.
+    for call in (call for call in upstream.requests if call.json is not None):
         by_user.setdefault(call.json["user"], []).append(call)
     for row in booked:
         if row["usage_source"] == "reported":
