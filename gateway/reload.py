@@ -22,7 +22,7 @@ from gateway.errors import ConfigError
 from gateway.pipeline import View
 from gateway.policy.cases import run_cases
 from gateway.policy.competence import PROBED_WITH, Competence
-from gateway.policy.history import History, read_files, write_files
+from gateway.policy.history import History, read_bytes, read_files, write_files
 from gateway.policy.loader import PolicySet, compile_documents, load_policies
 from gateway.policy.profile import SUFFIX
 from gateway.policy.profiled import ProfiledScorer
@@ -170,11 +170,11 @@ class Reloader:
         """
         folder = self._runtime.view.settings.policies_dir
         version = await asyncio.to_thread(self.history.get, version_id)
-        now = await asyncio.to_thread(read_files, folder)
         try:
+            now = await asyncio.to_thread(read_bytes, folder)
             await asyncio.to_thread(write_files, folder, version.files)
         except OSError as error:
-            raise ConfigError(f"the policies cannot be written: {error}", file=str(folder)) from None
+            raise ConfigError(f"the policies cannot be replaced: {error}", file=str(folder)) from None
         try:
             await self.everywhere()
         except ConfigError:
@@ -223,8 +223,11 @@ class Reloader:
         await asyncio.to_thread(self.record)
         while True:
             await asyncio.sleep(_POLL_S)
-            if await asyncio.to_thread(self._stamp) != self._seen:
-                await self.try_reload()
+            try:
+                if await asyncio.to_thread(self._stamp) != self._seen:
+                    await self.try_reload()
+            except Exception:  # the watch's edge: were it to end here, no later change would be seen
+                _log.exception("the files were not read again")
 
     async def try_reload(self) -> None:
         """Reload; what is wrong is already logged and kept in ``error``."""

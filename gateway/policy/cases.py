@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from gateway.config import ModelConfig, Strict
 from gateway.errors import GatewayError
@@ -31,8 +32,8 @@ class CaseRequest(Strict, frozen=True, kw_only=True):
     messages: list[dict[str, Any]] | None = None
     body: dict[str, Any] = msgspec.field(default_factory=dict)
     tags: tuple[str, ...] = ()
-    quality: int | None = None
-    max_tokens: int | None = None
+    quality: Annotated[int, Meta(ge=0, le=10)] | None = None
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
     stream: bool = False
     pinned: str | None = None
 
@@ -111,6 +112,10 @@ def _assuming(configured: CompiledPolicy, models: Sequence[ModelConfig]) -> Comp
 
 def _run(case: Case, policy: CompiledPolicy) -> str:
     """Why the case fails; '' where it passes."""
+    if (case.request.prompt is None) == (case.request.messages is None):
+        return "a request has either a prompt or messages"
+    if case.expect == Expect():
+        return "it expects nothing"
     features = policy.features(_request(case.request), _CALLER)
     score = Dialled(RuleScorer()).score(features)
     try:

@@ -1,41 +1,25 @@
-"""From a policy as data to one that runs: parsed, checked and dry-run at load, so that serving cannot trip over it.
-
-Expressions are CEL (https://cel.dev). Each is evaluated at load against sample requests, as Envoy and Caddy do; what
-fails there would fail in service and is refused with file and line.
+"""From a policy as data to one that runs: checked at load, with file and line of what is wrong, and its expressions
+tried, so that serving cannot trip over it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-import cel
 import msgspec
 
 from gateway.config import ModelConfig
 from gateway.policy.choosing import Wishes
-from gateway.policy.engine import EVALUATION_ERRORS, CompiledPolicy, CompiledRule, Expression, OnError, Origin, Program
+from gateway.policy.engine import CompiledPolicy, CompiledRule, OnError, Origin
+from gateway.policy.expressions import ANSWERED, FEATURES, SCORED, compiled
 from gateway.policy.model import ContentsConfig, Policy, Rule, Use, Weighted, names_of, short_seconds
 from gateway.policy.reach import always, unreachable
-from gateway.policy.samples import SAMPLES
-from gateway.policy.situation import VARIABLES as SITUATION
 from gateway.pricing import PriceBook
-from gateway.types import Features
 from gateway.yamlfile import Document, did_you_mean
 
 __all__ = ["CompiledPolicy", "compile_policy", "policy_hash", "unmetered"]
-
-FEATURES = tuple(field for field in Features.__struct_fields__ if field != "last_user_text")
-SCORED = ("difficulty", "scorer", *SITUATION)
-ANSWERED = ("confidence",)
-
-_FUNCTIONS = {
-    "size", "contains", "startsWith", "endsWith", "matches", "has", "all", "exists", "exists_one", "map", "filter",
-    "int", "uint", "double", "string", "bytes", "type", "dyn", "duration", "timestamp", "max", "min",
-}  # fmt: skip
-_TYPES = {"bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"}
-_BOUND = re.compile(r"\.\s*(?:all|exists|exists_one|map|filter)\s*\(\s*([A-Za-z_]\w*)\s*,")
 
 
 def unmetered(rule: str, error: str) -> None:
@@ -91,14 +75,14 @@ def _union(sets: Iterable[frozenset[str]]) -> tuple[str, ...]:
 
 def _rule(rule: Rule, document: Document, path: str) -> CompiledRule:
     known = FEATURES if rule.local_only else (*FEATURES, *SCORED)
-    when = _expression(rule.when, known, document, path, rule.local_only) if rule.when is not None else None
+    when = compiled(rule.when, known, document, path, rule.local_only) if rule.when is not None else None
     escalate, canary = rule.escalate, rule.canary
     return CompiledRule(
         name=rule.name,
         use=names_of(rule.use),
         when=when,
         local_only=rule.local_only,
-        escalate=_expression(escalate.when, (*FEATURES, *SCORED, *ANSWERED), document, f"{path}.escalate")
+        escalate=compiled(escalate.when, (*FEATURES, *SCORED, *ANSWERED), document, f"{path}.escalate")
         if escalate
         else None,
         wishes=_wishes(rule, rule.use),
@@ -124,44 +108,6 @@ def _wishes(rule: Rule, use: Use) -> Wishes:
     )
 
 
-def _expression(
-    source: str, known: Sequence[str], document: Document, path: str, local_only: bool = False
-) -> Expression:
-    try:
-        program: Program = cel.compile(source)
-    except ValueError as error:
-        raise document.error(f"not a CEL expression: {_short(error)}", path, "when") from None
-    bound = set(_BOUND.findall(source))
-    variables = set(program.variables()) - bound - _TYPES
-    for name in sorted(variables - set(known)):
-        if local_only and name in (*SCORED, *ANSWERED):
-            raise document.error(f"a local_only rule may read features and tags only, not '{name}'", path, "when")
-        if name in ANSWERED:
-            raise document.error(f"'{name}' is known of an answer only: in 'escalate'", path, "when")
-        raise document.error(f"unknown variable '{name}'{did_you_mean(name, known)}", path, "when")
-    for name in program.functions():
-        if name.isidentifier() and name not in _FUNCTIONS:
-            raise document.error(f"unknown function '{name}'{did_you_mean(name, _FUNCTIONS)}", path, "when")
-    expression = Expression(source, program, frozenset(variables))
-    _dry_run(expression, document, path)
-    return expression
-
-
-def _dry_run(expression: Expression, document: Document, path: str) -> None:
-    for title, values in SAMPLES.items():
-        try:
-            result = expression.program.execute({name: values[name] for name in expression.variables})
-        except EVALUATION_ERRORS as error:
-            raise document.error(f"fails for {title}: {_short(error)}", path, "when") from None
-        if not isinstance(result, bool):
-            raise document.error(f"must be true or false, but gives {result!r} for {title}", path, "when")
-
-
-def _short(error: Exception) -> str:
-    """The first sentence of a CEL error."""
-    return str(error).splitlines()[0].split(". ")[0].removesuffix(".")
-
-
 def _warnings(
     policy: Policy,
     rules: Sequence[CompiledRule],
@@ -177,6 +123,8 @@ def _warnings(
         line = document.line("", "baseline")
         yield f"{document.file}:{line}: baseline '{policy.baseline}' is not a model of gateway.yaml"
     for index, rule in enumerate(rules):
+        for name in (name for name, times in Counter(rule.use).items() if times > 1):
+            yield f"{at(index, 'use')} names '{name}' twice: it is asked again where it failed"
         for key, name in _named(rule):
             if name not in models:
                 yield f"{at(index, key)} names '{name}', which gateway.yaml lacks{did_you_mean(name, models)}"

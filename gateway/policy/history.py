@@ -67,19 +67,27 @@ class History:
 
 
 def read_files(folder: Path) -> dict[str, str]:
-    """The policy files of a folder and their cases, by their path in it."""
-    paths = sorted([*folder.glob("*.yaml"), *folder.glob("cases/*.yaml")])
-    return {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in paths}
+    """The policy files of a folder and their cases, by their path in it. Raises OSError, UnicodeDecodeError."""
+    return {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in _files(folder)}
 
 
-def write_files(folder: Path, files: Mapping[str, str]) -> None:
+def read_bytes(folder: Path) -> dict[str, bytes]:
+    """The same as it stands there, text or not. Raises OSError."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in _files(folder)}
+
+
+def write_files(folder: Path, files: Mapping[str, str] | Mapping[str, bytes]) -> None:
     """Make the folder hold exactly these policies and cases; each is replaced in one step. Raises OSError."""
-    for name in read_files(folder):
-        if name not in files:
-            (folder / name).unlink()
-    for name, text in files.items():
+    for path in _files(folder):
+        if str(path.relative_to(folder)) not in files:
+            path.unlink()
+    for name, content in files.items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         written = path.with_name(f".{path.name}.new")
-        written.write_text(text, encoding="utf-8")
+        written.write_bytes(content.encode() if isinstance(content, str) else content)
         written.replace(path)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted([*folder.glob("*.yaml"), *folder.glob("cases/*.yaml")])

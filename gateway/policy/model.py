@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -20,20 +21,24 @@ ESCALATED = "escalated"
 Strategy = Literal["order", "weighted", "cheapest", "fastest", "best"]
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_DURATION = r"^[1-9][0-9]{0,6}[smhd]$"
-_SHORT = r"^[1-9][0-9]{0,6}(ms|s|m)$"
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+# Python's $ is also before a line break at the end.
+_DURATION = r"^[1-9][0-9]{0,6}[smhd]$(?!\n)"
+_SHORT = r"^[1-9][0-9]{0,6}(ms|s|m)$(?!\n)"
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$(?!\n)"
 
 Name = Annotated[str, Meta(pattern=_NAME, description="Letters, digits, '.', '_' and '-', at most 64.")]
 Duration = Annotated[str, Meta(pattern=_DURATION, description="A number and s, m, h or d: 90s, 30m, 24h, 7d.")]
-Expression = Annotated[str, Meta(min_length=1, description="CEL over the features: see docs/policies.md.")]
+Expression = Annotated[
+    str, Meta(min_length=1, max_length=8000, description="CEL over the features: see docs/policies.md.")
+]
 ShortDuration = Annotated[str, Meta(pattern=_SHORT, description="A number and ms, s or m: 250ms, 30s, 2m.")]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[int, Meta(ge=1)]
-Usd = Annotated[float, Meta(gt=0, description="US dollars.")]
+Tokens = Annotated[int, Meta(ge=1, le=10_000_000)]
+Usd = Annotated[float, Meta(gt=0, le=1e9, description="US dollars.")]
 CostQuality = Annotated[int, Meta(ge=0, le=10, description="0 cheapest … 10 best; 5: as the thresholds are written.")]
 By = Literal["key", "session", "user", "request"]
-MorePercent = Annotated[str, Meta(pattern=r"^\+[0-9]{1,4}(\.[0-9]{1,3})?%$", description="How much more: +20%.")]
+MorePercent = Annotated[str, Meta(pattern=r"^\+[0-9]{1,4}(\.[0-9]{1,3})?%$(?!\n)", description="How much more: +20%.")]
 
 # What the gateway itself reads or the client alone may say.
 _NO_PARAMS = ("model", "messages", "stream", "stream_options", "n", "user", "tools", "functions", "metadata")
@@ -81,14 +86,14 @@ class Escalate(Strict, frozen=True, kw_only=True):
     """Move on to the next target while the first ``hold_tokens`` of the answer are held back and ``when`` is true."""
 
     when: Expression
-    hold_tokens: Positive = 24
+    hold_tokens: Tokens = 24
 
 
 class Weighted(Strict, frozen=True, kw_only=True):
     """A model with its share of the requests, in proportion to the weights of the others."""
 
     model: str
-    weight: Annotated[float, Meta(gt=0)] = 1.0
+    weight: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
 
 
 Use = Annotated[
@@ -180,7 +185,7 @@ class Policy(Strict, frozen=True, kw_only=True):
     time_zone: str = "UTC"
     cache: CacheConfig = CacheConfig()
     contents: ContentsConfig = ContentsConfig()
-    default_max_tokens: Positive = 1024
+    default_max_tokens: Tokens = 1024
     cost_quality: CostQuality = 5
     on_budget_exhausted: Literal["local", "cheaper", "reject"] = "local"
     on_redis_down: Literal["allow", "deny"] | None = None
@@ -225,11 +230,19 @@ def read_policy(document: Document) -> Policy:
             raise document.error(f"rule '{rule.name}' is defined twice", at, "name")
         if rule.name == PINNED:
             raise document.error(f"'{PINNED}' is the rule of requests that name a model", at, "name")
-        for name in rule.params:
-            if name in _NO_PARAMS:
-                raise document.error(f"'{name}' is not a parameter that a rule may set", f"{at}.params", name)
+        _check_params(rule.params, document, f"{at}.params")
         seen.add(rule.name)
     return policy
+
+
+def _check_params(params: Mapping[str, Any], document: Document, at: str) -> None:
+    for name, value in params.items():
+        if name in _NO_PARAMS:
+            raise document.error(f"'{name}' is not a parameter that a rule may set", at, name)
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:  # a set or a date of YAML's, or infinity
+            raise document.error(f"not to be sent as JSON: {error}", at, name) from None
 
 
 def _check_experiment(name: str, experiment: Experiment, document: Document) -> None:

@@ -56,6 +56,7 @@ _RICH = msgspec.structs.replace(
 _EMPTY = msgspec.structs.replace(
     _PLAIN, prompt_tokens=6, turns=0, language="und", question="", words=0, quality=0, last_user_tokens=0
 )
+_TAGGED = msgspec.structs.replace(_RICH, tags=tuple(f"tag-{number}" for number in range(64)))
 
 
 def _values(features: Features, difficulty: float, confidence: float) -> dict[str, Any]:
@@ -67,4 +68,5 @@ SAMPLES = {
     "a short question": _values(_PLAIN, 0.1, 0.9),
     "a long technical conversation": _values(_RICH, 0.9, 0.2),
     "a conversation without a user turn": _values(_EMPTY, 0.5, 0.5),
+    "a request with 64 tags": _values(_TAGGED, 0.5, 0.5),
 }

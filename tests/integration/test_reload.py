@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,54 @@ async def test_a_file_that_cannot_be_read_is_refused_as_well(gate: Gateway, dama
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_config")
     assert str(file.parent) in reply.json()["error"]["message"]
     assert await rule(gate) == "all"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("name: default\nextends: default\n", ":2: extends: extends itself"),
+        ("name: default\nrules: &r [*r]\n", ":2: an alias names what it stands in"),
+        (
+            "a: &a [x]\n" + "".join(f"{n}: &{n} [" + f"*{b}, " * 20 + "]\n" for b, n in pairwise("abcdef")),
+            ":5: with its",
+        ),
+        ('name: default\nrules: [{name: all, use: ["\\ud800"]}]\n', ":2: not valid YAML: half a character"),
+        ("name: default\n# " + "x" * 2_000_000, ": is larger than 1,048,576 bytes"),
+        (
+            "name: default\nrules: [{name: a, use: [big], when: 'true" + ".a" * 9000 + "'}]",
+            ":2: rules[0].when: Expected",
+        ),
+        (
+            "name: default\nrules: [{name: a, use: [big], when: 'tags.all(a, tags.all(a, tags.all(a, true)))'}]",
+            ":2: rules",
+        ),
+    ],
+    ids=["circle", "endless", "laughs", "surrogate", "large", "deep", "loops"],
+)
+async def test_a_file_that_is_meant_to_break_things_breaks_nothing(gate: Gateway, text: str, told: str) -> None:
+    before = await shown(gate)
+    file = write(gate, text)
+
+    reply = await reload(gate)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_config")
+    assert (await gate.admin("POST", "/admin/policies/validate", json={"policy": text})).status_code in (400, 413)
+    after = await shown(gate)
+    assert after["policies"] == before["policies"]
+    assert after["last_error"].startswith(f"{file}{told}")
+    assert await rule(gate) == "all"
+
+
+async def test_a_version_is_put_back_over_files_that_are_no_text(gate: Gateway) -> None:
+    (version,) = (await gate.admin("GET", "/admin/policies/history")).json()["data"]
+    file = gate.folder / "policies" / "default.yaml"
+    file.write_bytes(b"\xff\xfe no text")
+    (gate.folder / "policies" / "other.yaml").write_bytes(b"\xff")
+
+    reply = await gate.admin("POST", "/admin/policies/rollback", json={"version": version["id"]})
+
+    assert reply.status_code == 200, reply.text
+    assert [path.name for path in sorted(file.parent.glob("*.yaml"))] == ["default.yaml"]
+    assert file.read_text() == version["files"]["default.yaml"]
 
 
 async def test_a_case_that_fails_is_a_bad_policy_too(gate: Gateway) -> None:

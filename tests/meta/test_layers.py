@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 # From the ground up. Modules of one layer may know each other, except the stages of a request.
-FOUNDATION = {"types", "errors", "protocols", "yamlfile", "key_definition"}
+FOUNDATION = {"types", "errors", "protocols", "yamlfile", "yamlnodes", "key_definition"}
 SUPPORT = {
     "config",
     "pricing",

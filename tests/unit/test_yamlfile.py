@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from pathlib import Path
 
 import msgspec
@@ -35,6 +37,17 @@ parts:
   bell: {size: 1}
 """
 
+LAUGHS = (
+    "a: &a ["
+    + "x, " * 10
+    + "]\n"
+    + "".join(f"{name}: &{name} [" + f"*{before}, " * 10 + "]\n" for before, name in itertools.pairwise("abcdefghij"))
+)
+MERGES = "a: &a {x: 1}\n" + "".join(
+    f"{name}: &{name} {{<<: [" + f"*{before}, " * 20 + f"], {name}: 1}}\n"
+    for before, name in itertools.pairwise("abcdefghij")
+)
+
 
 def refused(text: str) -> str:
     with pytest.raises(ConfigError) as error:
@@ -67,6 +80,8 @@ def test_the_line_of_a_path(path: str, key: str | None, line: int) -> None:
         (("size: 28", "size: big"), "b.yaml:3: wheels[0].size: Expected `int`, got `str`"),
         (("bell: {size: 1}", "bell: {siz: 1}"), "unknown key 'siz' (did you mean 'size'?)"),
         (("name: red", "colour: red"), "unknown key 'colour'"),
+        (("bell: {size", "7: {size"), "b.yaml:9: the key '7' is no text without quotes"),
+        (("name: red", "name: red\non: 3"), "b.yaml:2: the key 'on' is no text without quotes"),
     ],
 )
 def test_what_does_not_fit_is_told_with_its_line(change: tuple[str, str], told: str) -> None:
@@ -81,7 +96,12 @@ def test_what_does_not_fit_is_told_with_its_line(change: tuple[str, str], told: 
         ("name: red\nname: blue", "b.yaml:2: the key 'name' stands here twice"),
         ("name: red\nwheels:\n  - size: 1\n    size: 2", "b.yaml:4: the key 'size' stands here twice"),
         ("!!python/object:os.system {}", "not valid YAML"),
-        ("when: 2026-99-99", "not valid YAML"),
+        ("name: a\nwhen: 2026-99-99", "b.yaml:2: not valid YAML: month must be in 1..12"),
+        ("name: a\nsize: " + "9" * 5000, "b.yaml:2: not valid YAML: Exceeds the limit"),
+        ('name: a\nspare: ["\\ud800"]', "b.yaml:2: not valid YAML: half a character"),
+        (LAUGHS, "b.yaml:5: with its aliases repeated, more than 100,000 values"),
+        (MERGES, "b.yaml:5: with its aliases repeated, more than 100,000 values"),
+        ("name: a\nwheels: &w [1, *w]", "b.yaml:2: an alias names what it stands in"),
         ("[" * 5000, "not valid YAML"),
     ],
 )
@@ -91,17 +111,32 @@ def test_what_is_not_yaml(text: str, told: str) -> None:
     assert told in str(error.value)
 
 
-def test_a_cycle_of_aliases_is_refused_not_followed_for_ever() -> None:
-    with pytest.raises(ConfigError):
-        Document("name: &a [*a]", "b.yaml").convert(Bicycle)
+def test_an_alias_and_a_merge_mean_what_they_name() -> None:
+    text = "name: red\nwheels:\n  - &w {size: 28, spokes: 36}\n  - *w\n  - {<<: *w, spokes: x}\n"
+    assert Document(text.replace("x", "20"), "b.yaml").convert(Bicycle).wheels[2] == Wheel(size=28, spokes=20)
+    assert "b.yaml:5: wheels[2].spokes: Expected `int`" in refused(text)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         Document.read(tmp_path / "none.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
-    with pytest.raises(ConfigError, match="cannot be read"):
-        Document.read(tmp_path / "latin.yaml")
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "dangling.yaml").symlink_to("none.yaml")
+    (tmp_path / "round.yaml").symlink_to("round.yaml")
+    os.mkfifo(tmp_path / "pipe.yaml")  # nobody writes to it: a reader would wait for ever
+    for name in ("latin", "folder", "dangling", "round", "pipe"):
+        with pytest.raises(ConfigError, match=rf"{name}\.yaml: cannot be read"):
+            Document.read(tmp_path / f"{name}.yaml")
+    (tmp_path / "large.yaml").write_text("# " + "x" * 10_000_000)
+    with pytest.raises(ConfigError, match=r"large\.yaml: is larger than 1,048,576 bytes"):
+        Document.read(tmp_path / "large.yaml")
+
+
+def test_a_file_behind_a_link_is_read(tmp_path: Path) -> None:
+    (tmp_path / "red.yaml").write_text(GOOD)
+    (tmp_path / "linked.yaml").symlink_to("red.yaml")
+    assert Document.read(tmp_path / "linked.yaml").convert(Bicycle).name == "red"
 
 
 def test_did_you_mean() -> None:

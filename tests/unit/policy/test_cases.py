@@ -65,6 +65,10 @@ def test_right_expectations_pass(tmp_path: Path, policies: PolicySet, case: str)
         ("request: {prompt: Prove it.}, expect: {below: 0.5}", "not below 0.5"),
         ("request: {prompt: Hello}, expect: {error: local_only}", "expected the error local_only, got rule 'easy'"),
         ("request: {prompt: Hello, pinned: nobody}, expect: {rule: pinned}", "refused with model_not_found"),
+        ("request: {prompt: Hello}, expect: {below: 0.2, above: 0.2}", "not above 0.2"),
+        ("request: {prompt: Hello}, expect: {}", "it expects nothing"),
+        ("request: {}, expect: {rule: easy}", "either a prompt or messages"),
+        ("request: {prompt: Hi, messages: []}, expect: {rule: easy}", "either a prompt or messages"),
     ],
 )
 def test_wrong_expectations_are_told(tmp_path: Path, policies: PolicySet, case: str, reason: str) -> None:
@@ -77,6 +81,15 @@ def test_a_policy_that_is_not_there(tmp_path: Path, policies: PolicySet) -> None
     )
     (result,) = run_cases(tmp_path, policies)
     assert (result.reason, result.line) == ("no policy named 'tset'", 1)
+
+
+def test_two_cases_that_contradict_each_other_are_told_apart_by_their_lines(
+    tmp_path: Path, policies: PolicySet
+) -> None:
+    cases = [f"  - {{name: same, request: {{prompt: Hello}}, expect: {{rule: {rule}}}}}\n" for rule in ("easy", "rest")]
+    (tmp_path / "cases.yaml").write_text(HEAD + "".join(cases))
+    found = [(result.line, result.reason) for result in run_cases(tmp_path, policies)]
+    assert found == [(6, ""), (7, "rule is 'easy', not 'rest'")]
 
 
 def test_a_file_that_is_wrong_itself(tmp_path: Path, policies: PolicySet) -> None:

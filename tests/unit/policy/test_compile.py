@@ -16,6 +16,13 @@ from tests.unit.policy.support import policy
 
 EXAMPLES = Path(__file__).parents[3] / "policies" / "examples"
 
+TWICE = "tags.exists(a, needs.exists(b, a == b)) && tags.filter(t, t == 'a(.map(').size() < 2"
+ONE = "name: x\nrules:\n  - {name: a, use: [b]}\n"
+
+
+def with_(more: str) -> str:
+    return ONE.replace("use: [b]", more if more.startswith("use") else f"use: [b], {more}")
+
 
 def refused(rules: str, **kwargs: str) -> str:
     with pytest.raises(ConfigError) as error:
@@ -37,6 +44,13 @@ def refused(rules: str, **kwargs: str) -> str:
         ("1 / 0 > 1", "division by zero"),
         ("prompt_tokens / turns > 3", "fails for a conversation without a user turn: division by zero"),
         ("confidence < 0.5", "in 'escalate'"),
+        ("stream && code && words > 99 && language.matches('(')", "not a regular expression: '(': unclosed group"),
+        ("language.matches('(a{1000}){1000}')", "Compiled regex exceeds size limit of"),
+        ("tags.all(a, tags.all(b, tags.all(c, true)))", "loops within loops"),
+        ("[language].map(x, x + x).map(x, x + x).size() > 0", "at most 1 'map'"),
+        ("tags.map(a, tags.filter(b, b != a)).size() > 0", "ms of CPU time for a request with 64 tags"),
+        ("true" + ".a" * 20_000, "of length <= 8000"),
+        ("(" * 3000 + "true" + ")" * 3000, "not a CEL expression"),
     ],
 )
 def test_a_wrong_condition_is_refused_with_its_line(when: str, told: str) -> None:
@@ -46,7 +60,8 @@ def test_a_wrong_condition_is_refused_with_its_line(when: str, told: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "when", ["tags.exists(t, t.startsWith('a'))", "'de' in [language]", "type(words) == int", "needs.all(n, n != 'x')"]
+    "when",
+    ["tags.exists(t, t.startsWith('a'))", "'de' in [language]", "type(words) == int", "needs.all(n, n != 'x')", TWICE],
 )
 def test_macros_and_types_are_no_unknown_variables(when: str) -> None:
     assert policy(f'{{name: a, when: "{when}", use: [claude]}}').rules[0].name == "a"
@@ -76,6 +91,23 @@ def test_a_local_only_rule_must_not_read_a_score(name: str) -> None:
         ("name: x\ncache: {max_wrong_rate: 2}\nrules: []", "cache.max_wrong_rate: "),
         ("name: x\non_budget_exhausted: maybe\nrules:\n  - {name: a, use: [b]}", "on_budget_exhausted: Invalid enum"),
         ("", "missing required field `name`"),
+        (f"{ONE}cache: null", "test.yaml:4: cache: Expected `object`, got `null`"),
+        (f'{ONE}cache: {{ttl: "5m\\n"}}', "test.yaml:4: cache.ttl: expected: A number and s, m, h or d"),
+        (f"{ONE}cache: {{max_wrong_rate: .nan}}", "test.yaml:4: cache.max_wrong_rate: Expected `float` >= 0.0"),
+        (f"{ONE}default_max_tokens: {'9' * 40}", "test.yaml:4: default_max_tokens: Expected `int` <= 10000000"),
+        (f"{ONE}time_zone: Mars/Olympus", "test.yaml:4: time_zone: no time zone is called 'Mars/Olympus'"),
+        (f"{ONE}time_zone: ../../etc/passwd", "test.yaml:4: time_zone: no time zone"),
+        ("name: größe\nrules: []", "test.yaml:1: name: expected: Letters, digits"),
+        (with_("use: [{model: b, weight: 0}]"), "test.yaml:3: rules[0].use[0].weight: Expected `float` > 0.0"),
+        (
+            with_("use: [{model: b, weight: .inf}]"),
+            "test.yaml:3: rules[0].use[0].weight: Expected `float` <= 1000000.0",
+        ),
+        (with_("canary: {use: [c], share: 1.5}"), "test.yaml:3: rules[0].canary.share: Expected `float` <= 1.0"),
+        (with_("canary: {use: [c], share: .nan}"), "test.yaml:3: rules[0].canary.share: Expected `float` >= 0.0"),
+        (with_("max_cost: .inf"), "test.yaml:3: rules[0].max_cost: Expected `float` <= 1000000000.0"),
+        (with_("params: {stop: .nan}"), "test.yaml:3: rules[0].params.stop: not to be sent as JSON"),
+        (with_("params: {stop: !!set {a}}"), "test.yaml:3: rules[0].params.stop: not to be sent as JSON"),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_line(text: str, told: str) -> None:
@@ -94,6 +126,10 @@ class TestWarnings:
             "test.yaml:3: rule 'all' names 'gpt-5', which gateway.yaml lacks",
             "test.yaml:3: rule 'all' names 'local-smal', which gateway.yaml lacks (did you mean 'local-small'?)",
         )
+
+    def test_a_model_that_is_named_twice(self) -> None:
+        (warning,) = policy("{name: all, use: [claude, gpt-4o-mini, claude]}").warnings
+        assert warning == "test.yaml:3: rule 'all' names 'claude' twice: it is asked again where it failed"
 
     def test_requests_may_match_nothing(self) -> None:
         (warning,) = policy('{name: a, when: "stream", use: [claude]}').warnings

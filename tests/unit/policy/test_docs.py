@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from gateway.policy.cases import CaseRequest, Expect
-from gateway.policy.compile import FEATURES, SCORED
+from gateway.policy.expressions import FEATURES, SCORED
 from gateway.policy.model import CacheConfig, ContentsConfig, Policy, Rule
 from tests.unit.policy.support import policy
 

@@ -241,7 +241,7 @@ class TestBudget:
 
 
 def test_every_feature_can_be_used() -> None:
-    from gateway.policy.compile import FEATURES
+    from gateway.policy.expressions import FEATURES
 
     kinds = {int: "{} >= 0", bool: "{} || true", str: "{} != '?'", tuple: "size({}) >= 0"}
     asked = features()
