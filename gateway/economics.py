@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 
 from gateway.config import ModelConfig
 from gateway.ledger.answers import Measures, Period, Where
-from gateway.ledger.rollups import DAY_MS, HOUR_MS
-from gateway.types import NANO, Frozen
+from gateway.types import DAY_MS, HOUR_MS, NANO, Frozen
 
 if TYPE_CHECKING:
     from gateway.ledger.standing import Hour

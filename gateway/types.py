@@ -21,6 +21,8 @@ Status = Literal["ok", "error", "incomplete", "cancelled", "crashed"]
 Where = Literal["local", "hosted", "cache", "none"]
 
 NANO = 1_000_000_000
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
 SHADOW_KEY = "shadow"
 """The ``key_id`` of requests that are made for comparison only."""
 

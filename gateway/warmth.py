@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from gateway.errors import RedisAway
+from gateway.types import HOUR_MS
 
 if TYPE_CHECKING:
     from gateway.books import Books
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 LIFE_MS = 300_000
 """How long a prompt is taken to stay cached: the shorter of what providers promise; an hour where that was paid for."""
 
-_HOUR_MS = 3_600_000
 
 LEAST_TOKENS = 1024
 """Shorter prompts are not cached by most providers, and not worth a thought."""
@@ -106,7 +106,7 @@ class Warmth:
         if not visit.given and entry.usage_source == "reported" and visit.first_byte is not None:
             price, before = prices.price(entry.model, entry.ts_ms), targets.get(entry.model)
             paid = visit.usage is not None and visit.usage.cache_write_1h_tokens > 0
-            life_ms = _HOUR_MS if paid else before.life_ms if before else LIFE_MS
+            life_ms = HOUR_MS if paid else before.life_ms if before else LIFE_MS
             targets[entry.model] = Warm(int(time.time() * 1000), cached_next(entry, price, before), life_ms)
         if targets:
             self._hold(visit.conversation.now, targets)

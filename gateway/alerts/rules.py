@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from gateway.ledger.answers import Timeline
-from gateway.types import NANO, Attempt, Frozen, LedgerEntry
+from gateway.types import DAY_MS, NANO, Attempt, Frozen, LedgerEntry
 
 if TYPE_CHECKING:
     from gateway.config import AlertsConfig
@@ -47,7 +47,7 @@ STATES = frozenset({"spike", "error_rate", "target_down", "cache_drift", "routin
 RECENT_MS = 10 * 60_000
 LEAST_REQUESTS = 20
 LEAST_CALLS = 3
-_STOPPED_MS = 24 * 3_600_000
+_STOPPED_MS = DAY_MS
 _LEAST_HOURS = 24
 _DONE = ("ok", "cancelled")
 

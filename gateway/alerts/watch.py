@@ -23,8 +23,7 @@ from gateway.cache.stats import PSI_ALARM, stats
 from gateway.config import Settings, socket_path
 from gateway.experiments.state import states
 from gateway.ledger.answers import Period
-from gateway.ledger.rollups import DAY_MS, HOUR_MS
-from gateway.types import Frozen, LedgerEntry
+from gateway.types import DAY_MS, HOUR_MS, Frozen, LedgerEntry
 from gateway.watching import routing
 from gateway.watching.findings import changed_models, unfit_routing
 from gateway.watching.probes import targets

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from gateway.redis_io import Keys
+from gateway.types import HOUR_MS
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-HALF_LIFE_MS = 6 * 3_600_000
+HALF_LIFE_MS = 6 * HOUR_MS
 LEAST_NANO = 1_000
 """What a use saves at least, in nano-dollars: also where nothing has a price, somebody did not have to wait."""
 _BATCH = 500

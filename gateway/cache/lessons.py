@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from gateway.redis_io import Keys, RedisLink, Script
-from gateway.types import Frozen
+from gateway.types import DAY_MS, Frozen
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 LESSONS_MAX = 20_000
-KEPT_MS = 30 * 86_400_000
+KEPT_MS = 30 * DAY_MS
 _PAGE = 500
 Source = Literal["explored", "audited", "judged", "reported", "rejected"]
 Made = tuple[int, str]

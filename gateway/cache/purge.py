@@ -10,13 +10,12 @@ from gateway.cache import exact
 from gateway.cache.eviction import drop
 from gateway.cache.lessons import Lesson, note_by
 from gateway.redis_io import Keys
-from gateway.types import CacheEntry, Frozen
+from gateway.types import DAY_MS, CacheEntry, Frozen
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 _BATCH = 200
-_DAY_MS = 86_400_000
 _EVENTS_KEPT = 20_000
 
 
@@ -172,4 +171,4 @@ async def _learn(
 
 def day(now_ms: int) -> int:
     """Days since 1970 began, UTC: what is counted by the day is counted under it."""
-    return now_ms // _DAY_MS
+    return now_ms // DAY_MS

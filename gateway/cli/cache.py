@@ -11,6 +11,7 @@ import typer
 from gateway.cli import cache_eval, cache_train
 from gateway.cli.keys import seconds, with_redis
 from gateway.cli.options import AsJson, Config, Problem, confirmed, print_json, print_table, settings
+from gateway.types import DAY_MS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +25,7 @@ app.command()(cache_eval.simulate)
 app.command()(cache_eval.pairs)
 app.command()(cache_train.train)
 
-_WEEK_MS = 7 * 86_400_000
+_WEEK_MS = 7 * DAY_MS
 _BAR = 40
 
 

@@ -12,13 +12,13 @@ import typer
 
 from gateway.cli.ledger import opened
 from gateway.cli.options import AsJson, Config, Problem, print_json, print_table, settings
+from gateway.types import DAY_MS
 
 if TYPE_CHECKING:
     from gateway.config import ModelConfig, Settings
     from gateway.reconcile.invoice import Invoice
     from gateway.reconcile.match import Booked, Place, Result
 
-_DAY_MS = 86_400_000
 _MODELS_MAX = 1000
 
 Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="UTC; default: the invoice's own days")]
@@ -115,7 +115,7 @@ async def _books(store: Any, models: Iterable[ModelConfig], days: tuple[date, da
     while day <= days[1]:
         start = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
         where = {"served": ("hosted", "none")}
-        found = await store.breakdown(Period(start, start + _DAY_MS), "model", where, limit=_MODELS_MAX)
+        found = await store.breakdown(Period(start, start + DAY_MS), "model", where, limit=_MODELS_MAX)
         for group in found.groups:
             if group.name in upstream:
                 place = (day, upstream[group.name])

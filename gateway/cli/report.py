@@ -11,13 +11,13 @@ import typer
 
 from gateway.cli.options import print_table
 from gateway.ledger.reports import usd
+from gateway.types import HOUR_MS
 
 if TYPE_CHECKING:
     from gateway.economics import Machine, Statement
 
 TEMPLATE = Path(__file__).with_name("report.html")
 GROUPS = (("rule", "by_rule"), ("model", "by_model"), ("key", "by_key"))
-_HOUR_MS = 3_600_000
 _GROUP_COLUMNS = ("requests", "errors", "tokens in", "tokens out", "spent $", "saved $", "p50 ms", "p95 ms")
 _MACHINE_COLUMNS = ("machine", "$ an hour", "hours", "busy $", "idle $", "busy", "requests a day", "break-even a day")
 
@@ -58,7 +58,7 @@ def sentences(summary: Mapping[str, Any], told: Statement) -> list[str]:
 def machine_row(machine: Machine) -> tuple[str, ...]:
     share = "–" if machine.busy_share is None else f"{machine.busy_share:.1%}"
     even = "–" if machine.break_even_per_day is None else f"{machine.break_even_per_day:,}"
-    money = (usd(machine.nano_per_hour), f"{machine.wall_ms / _HOUR_MS:,.1f}", usd(machine.busy_nano))
+    money = (usd(machine.nano_per_hour), f"{machine.wall_ms / HOUR_MS:,.1f}", usd(machine.busy_nano))
     return (machine.model, *money, usd(machine.idle_nano), share, f"{machine.requests_per_day:,.0f}", even)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.dashboard import charts
 from gateway.ledger.answers import Period as Span
 from gateway.ledger.answers import Timeline
-from gateway.ledger.rollups import DAY_MS, HOUR_MS
+from gateway.types import DAY_MS, HOUR_MS
 
 if TYPE_CHECKING:
     from gateway.ledger.store import SqlStore

@@ -10,6 +10,7 @@ from gateway.dashboard.page import ALONE, DIMENSIONS, Ask, Page, Wrong, dimensio
 from gateway.dashboard.requests import requests_table
 from gateway.dashboard.tables import Column, Table
 from gateway.ledger.answers import Breakdown, Dimension, Measures, Order, Timeline
+from gateway.types import DAY_MS
 
 _SHOWN = 20
 _EXPORTED = 1000
@@ -104,7 +105,7 @@ def time_table(ask: Ask, found: Timeline) -> Table:
         if start < ask.now_ms:
             row = _sums([line.points[n] for line in _lines(found)]) | {"start": ask.period.step_name(start)}
             rows.append(row if row["requests"] else {"start": row["start"], "requests": 0})
-    title = "Hour (UTC)" if ask.period.step_ms < 86_400_000 else "Day (UTC)"
+    title = "Hour (UTC)" if ask.period.step_ms < DAY_MS else "Day (UTC)"
     columns = (
         Column("start", title),
         Column("requests", "Requests", "count"),

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from gateway.ledger.rollups import DAY_MS, HOUR_MS
+from gateway.types import DAY_MS, HOUR_MS
 
 ROLLING = {"today": "Today", "24h": "24 hours", "7d": "7 days", "30d": "30 days", "90d": "90 days"}
 _DAYS = {"7d": 7, "30d": 30, "90d": 90}

@@ -11,8 +11,7 @@ from gateway.dashboard import periods, words
 from gateway.dashboard.page import ROOT, Ask, Page, Wrong
 from gateway.dashboard.tables import Column, Table
 from gateway.ledger.answers import Period as Span
-from gateway.ledger.rollups import DAY_MS, HOUR_MS
-from gateway.types import NANO, LedgerEntry
+from gateway.types import DAY_MS, HOUR_MS, NANO, LedgerEntry
 
 PAGE = 100
 TAIL = 60
@@ -32,6 +31,8 @@ _ROW = (
     *("policy", "rule", "cache", "similarity", "cache_entry", "stream", "http_status", "usage_source", "cached_tokens"),
     *("cache_write_tokens", "reasoning_tokens", "tokens_per_s", "overhead_ms", "price_source", "price_date"),
 )
+_BESIDE = (("embedding", "embedding"), ("verification", "verification"), ("abandoned", "abandoned tries"))
+"""Parts of the cost that bought no answer."""
 _COLUMNS = (
     Column("request_id", "Request", "code"),
     Column("ts_ms", "Time", "time"),
@@ -96,6 +97,7 @@ async def request(ask: Ask) -> Page:
     values = {
         "told": told,
         "money": money,
+        "beside": [(title, nano) for name, title in _BESIDE if (nano := _nano(told.get(f"{name}_usd")))],
         "not_taken": [*told["unmatched"], *told["rejected"]],
         "hour": hour.parents(),
         "row": [name for name in _ROW if name in told],

@@ -12,8 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from gateway.ledger.rollups import HOUR_MS
-from gateway.types import LedgerEntry
+from gateway.types import HOUR_MS, LedgerEntry
 
 Dimension = Literal[
     "organisation",

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Table, select
 
 from gateway.ledger import statements
-from gateway.ledger.rollups import DAY_MS, HOUR_MS
 from gateway.ledger.tables import rollup_day, state
+from gateway.types import DAY_MS, HOUR_MS
 
 _TOKEN = "past"
 # Clocks of two machines may differ: a reader takes a day for over an hour after the writer does.

@@ -17,8 +17,8 @@ from sqlalchemy.schema import CreateTable
 from sqlalchemy.sql import quoted_name
 
 from gateway.ledger.errors import LedgerRefused
-from gateway.ledger.rollups import DAY_MS
 from gateway.ledger.tables import ledger
+from gateway.types import DAY_MS
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection

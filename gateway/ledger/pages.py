@@ -14,11 +14,11 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, and_, false, fu
 from gateway.ledger import months
 from gateway.ledger.answers import Dimension, Page, Period, Where
 from gateway.ledger.reading import cut_for, named, sparse
-from gateway.ledger.rollups import COMBINED, DAY_MS, EVERY, HOUR_MS, Cut
+from gateway.ledger.rollups import COMBINED, EVERY, Cut
 from gateway.ledger.rows import entry_of, shortened
 from gateway.ledger.statements import is_sqlite
 from gateway.ledger.tables import ENTRY_COLUMNS, ledger, rollup_day, rollup_hour, series
-from gateway.types import LedgerEntry
+from gateway.types import DAY_MS, HOUR_MS, LedgerEntry
 
 # Up to this share of all rows, those in question are fetched by their series; beyond it, newest first until enough.
 _SPARSE = 0.02

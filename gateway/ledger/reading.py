@@ -18,9 +18,10 @@ from gateway.ledger import histogram
 from gateway.ledger.answers import Breakdown, Dimension, Group, Line, Measures, Order, Period, Timeline, Times, Where
 from gateway.ledger.histogram import Histogram
 from gateway.ledger.memory import Memory, Part
-from gateway.ledger.rollups import COUNTERS, CUTS, DAY_MS, DIMENSIONS, END_USER, HOUR_MS, WITH_USER, Cut
+from gateway.ledger.rollups import COUNTERS, CUTS, DIMENSIONS, END_USER, WITH_USER, Cut
 from gateway.ledger.statements import is_sqlite
 from gateway.ledger.tables import MANY, rollup_day, rollup_hour, series
+from gateway.types import DAY_MS, HOUR_MS
 
 STEPS_MAX = 12_000
 BRIEF = ("requests", "errors", "cost_nano", "baseline_nano", "saved_nano")

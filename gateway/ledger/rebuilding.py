@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from sqlalchemy import Connection, delete, func, select
 
 from gateway.ledger import memory, pages, writing
-from gateway.ledger.rollups import COMBINED, CUTS, DAY_MS, FACTS, Facts, fold
+from gateway.ledger.rollups import COMBINED, CUTS, FACTS, Facts, fold
 from gateway.ledger.statements import many
 from gateway.ledger.tables import rollup_day, rollup_hour
+from gateway.types import DAY_MS
 
 _CHUNK = 10_000
 

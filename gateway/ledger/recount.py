@@ -12,8 +12,8 @@ from concurrent.futures.process import BrokenProcessPool
 
 from gateway.ledger.answers import Difference
 from gateway.ledger.errors import LedgerAway
-from gateway.ledger.rollups import DAY_MS
 from gateway.ledger.store import SqlStore
+from gateway.types import DAY_MS
 
 _DAYS = 3
 _PROCESSES = 4

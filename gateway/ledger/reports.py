@@ -8,8 +8,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.ledger.rollups import DAY_MS, HOUR_MS
-from gateway.types import NANO
+from gateway.types import DAY_MS, HOUR_MS, NANO
 
 _PERIOD = re.compile(r"(?P<count>[1-9][0-9]{0,3})(?P<unit>[hd])")
 

@@ -16,10 +16,9 @@ import msgspec
 
 from gateway.ledger import histogram
 from gateway.ledger.histogram import Histogram
+from gateway.types import DAY_MS, HOUR_MS
 
 LONGEST_TAG = 256
-HOUR_MS = 3_600_000
-DAY_MS = 24 * HOUR_MS
 
 OWNERS = ("organisation", "team")
 COMBINED = (*OWNERS, "key_id", "policy", "rule", "model", "served", "cache", "status")

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 from sqlalchemy import BigInteger, Column, Connection, Table, Text, bindparam, func, insert, select, update
 
-from gateway.ledger.rollups import DAY_MS, HOUR_MS
 from gateway.ledger.tables import metadata
+from gateway.types import DAY_MS, HOUR_MS
 
 # A gateway that was away for longer was switched off: its machine's cost is then not this gateway's to book.
 GAP_MS = 10 * 60_000

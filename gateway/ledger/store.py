@@ -41,11 +41,11 @@ from gateway.ledger.database import engine, lock_writers, overwritten, translate
 from gateway.ledger.definitions import Steps
 from gateway.ledger.errors import LedgerRefused
 from gateway.ledger.memory import Memory
-from gateway.ledger.rollups import BY_KEY, CUTS, DAY_MS, HOUR_MS, Cut
+from gateway.ledger.rollups import BY_KEY, CUTS, Cut
 from gateway.ledger.rows import entry_of, parse
 from gateway.ledger.standing import Hour
 from gateway.ledger.tables import keys, ledger, rollup_day, rollup_hour, series, state
-from gateway.types import Content, LedgerEntry
+from gateway.types import DAY_MS, HOUR_MS, Content, LedgerEntry
 
 if TYPE_CHECKING:
     from gateway.ledger.places import Places

@@ -24,7 +24,7 @@ from sqlalchemy import Connection
 from gateway.ledger import reading
 from gateway.ledger.answers import Dimension, Group, Measures, Period
 from gateway.ledger.memory import Memory
-from gateway.ledger.rollups import DAY_MS, HOUR_MS
+from gateway.types import DAY_MS, HOUR_MS
 
 TIERS = ("exact", "semantic", "coalesced", "miss", "bypass")
 WHERE = ("local", "hosted", "cache", "none")

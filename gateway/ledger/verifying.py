@@ -20,12 +20,10 @@ from gateway.ledger.rollups import (
     COMBINED,
     COUNTERS,
     CUTS,
-    DAY_MS,
     END_USER,
     EVERY,
     FINE,
     HITS,
-    HOUR_MS,
     PROJECT,
     TAG,
     Cell,
@@ -34,6 +32,7 @@ from gateway.ledger.rollups import (
 )
 from gateway.ledger.tables import rollup_day, rollup_hour
 from gateway.ledger.tally import Ints, Tally
+from gateway.types import DAY_MS, HOUR_MS
 
 _HOUR, _DAY = str(rollup_hour.name), str(rollup_day.name)
 _AT_ONCE = 20_000

@@ -9,10 +9,11 @@ import msgspec
 from sqlalchemy import Connection, select
 
 from gateway.ledger import histogram, memory, months, statements
-from gateway.ledger.rollups import CUTS, DAY_MS, DIMENSIONS, EVERY, Cells, Place, fold
+from gateway.ledger.rollups import CUTS, DIMENSIONS, EVERY, Cells, Place, fold
 from gateway.ledger.rows import Row
 from gateway.ledger.statements import is_sqlite, many
 from gateway.ledger.tables import ENTRY_COLUMNS, ledger
+from gateway.types import DAY_MS
 
 _CUT_NAMES = {cut.number: cut.names for cut in CUTS}
 # A request's two rows, the settled and the swept one, carry the same time; clocks of two machines may differ.

@@ -6,13 +6,12 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from gateway.types import Frozen
+from gateway.types import HOUR_MS, Frozen
 from gateway.watching.hours import OTHER, Hour, Predicted, Votes, added
 
 if TYPE_CHECKING:
     from gateway.config import MonitoringConfig
 
-HOUR_MS = 3_600_000
 LATELY_HOURS, BEFORE_HOURS = 24, 7 * 24
 RARE = 0.01
 """Values rarer than this in both windows count as one: few counts make a large index out of chance."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from gateway.alerts.rules import Finding
+from gateway.types import DAY_MS
 from gateway.watching.drift import Report
 from gateway.watching.probes import Target
 from gateway.watching.standing import Change
@@ -13,7 +14,7 @@ from gateway.watching.standing import Change
 if TYPE_CHECKING:
     from gateway.config import MonitoringConfig
 
-TOLD_FOR_MS = 86_400_000
+TOLD_FOR_MS = DAY_MS
 """How long a change of a model, or a report, is news."""
 _SHOWN_BY = {
     "answer": "other answers",

@@ -23,7 +23,7 @@ from gateway.policy.loader import compile_documents
 from gateway.policy.model import PINNED
 from gateway.policy.probe import Question
 from gateway.pricing import PriceBook
-from gateway.types import NANO, ChatRequest, Decision, Principal
+from gateway.types import DAY_MS, NANO, ChatRequest, Decision, Principal
 from gateway.unattended import answer, enter
 from gateway.visit import Visit
 from gateway.watching import golden
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from gateway.types import Chunk
 
 PATIENCE_S = 60.0
-DAY_MS = 86_400_000
 _FAILURES_MAX = 2
 _ALIVE_MS = int(2 * PATIENCE_S * 1000)
 _WHO = Principal(key_id=PROBE_KEY, name=PROBE_KEY, tags=(PROBE_KEY,))

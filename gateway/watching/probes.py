@@ -18,7 +18,7 @@ import msgspec
 from gateway import log
 from gateway.errors import RedisAway
 from gateway.redis_io import RedisLink, redis_url
-from gateway.types import Frozen
+from gateway.types import HOUR_MS, Frozen
 from gateway.watching.standing import Change, Level, Standing, after_round, begun
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ AGAIN_MS = 300_000
 """How soon a round is asked, at the latest, where the last one was skipped or looked suspicious."""
 SUSPICIOUS = 1e-3
 """Evidence, as a share of an alarm's, that is not waited with: when a round is asked changes nothing of the test."""
-HOUR_MS = 3_600_000
 _CONNECT_S = 2.0
 _log = log.get(__name__)
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gateway.ledger.answers import Period
-from gateway.watching.drift import BEFORE_HOURS, HOUR_MS, LATELY_HOURS, Report, report
+from gateway.types import HOUR_MS
+from gateway.watching.drift import BEFORE_HOURS, LATELY_HOURS, Report, report
 from gateway.watching.hours import Hour, counted
 
 if TYPE_CHECKING:

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from gateway.ledger.arms import By
-from gateway.ledger.rollups import DAY_MS
 from gateway.ledger.store import SqlStore
-from gateway.types import LedgerEntry
+from gateway.types import DAY_MS, LedgerEntry
 from tests.support.ledger import NOON, entry
 
 RUN = "experiment:e@1a2b/"

@@ -10,9 +10,8 @@ import pytest
 import pytest_asyncio
 
 from gateway.ledger.answers import Dimension, Measures, Order, Period, Where
-from gateway.ledger.rollups import DAY_MS, HOUR_MS
 from gateway.ledger.store import SqlStore
-from gateway.types import LedgerEntry
+from gateway.types import DAY_MS, HOUR_MS, LedgerEntry
 from tests.support.ledger import NOON, entry
 from tests.support.postgres import emptied
 

@@ -14,9 +14,9 @@ from sqlalchemy import text
 from gateway.ledger import months
 from gateway.ledger.answers import Period
 from gateway.ledger.errors import LedgerAway, LedgerRefused
-from gateway.ledger.rollups import CUTS, DAY_MS, HOUR_MS
+from gateway.ledger.rollups import CUTS
 from gateway.ledger.store import SqlStore
-from gateway.types import Content, LedgerEntry
+from gateway.types import DAY_MS, HOUR_MS, Content, LedgerEntry
 from tests.support.ledger import NOON, entry, key_record
 from tests.support.pace import allowed
 

@@ -10,9 +10,9 @@ from sqlalchemy import Connection
 
 from gateway import economics
 from gateway.config import ModelConfig
-from gateway.ledger.rollups import DAY_MS, HOUR_MS
 from gateway.ledger.standing import GAP_MS, Hour, keep
 from gateway.ledger.store import SqlStore
+from gateway.types import DAY_MS, HOUR_MS
 from tests.support.ledger import NOON, entry
 
 MIDNIGHT = NOON - NOON % DAY_MS

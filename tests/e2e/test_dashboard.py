@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import ConsoleMessage, Page, expect
 
-from gateway.ledger.rollups import DAY_MS
+from gateway.types import DAY_MS
 from tests.support.chromium import PATIENCE, Chromium
 from tests.support.dashboard import Looked, looked_at
 from tests.support.gateway import ADMIN

@@ -22,10 +22,9 @@ from gateway.budget.definitions import Budget
 from gateway.budget.levels import FIELD, account_of, of_key
 from gateway.cli.app import app
 from gateway.config import AlertsConfig, EmailConfig, Settings
-from gateway.ledger.rollups import DAY_MS
 from gateway.ledger.store import SqlStore
 from gateway.redis_io import Keys
-from gateway.types import NANO
+from gateway.types import DAY_MS, NANO
 from tests.support.gateway import gateway, hosted
 from tests.support.inbox import Mailbox, Webhook, mailbox
 from tests.support.ledger import NOON, entry, key_record

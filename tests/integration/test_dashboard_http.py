@@ -15,8 +15,7 @@ import psutil
 import pytest
 
 from gateway.dashboard.session import COOKIE
-from gateway.ledger.rollups import DAY_MS, HOUR_MS
-from gateway.types import NANO
+from gateway.types import DAY_MS, HOUR_MS, NANO
 from tests.support.dashboard import Looked, looked_at
 from tests.support.gateway import ADMIN
 from tests.support.ledger import entry
@@ -327,6 +326,19 @@ def test_without_an_admin_key_nobody_can_sign_in(tmp_path: Path) -> None:
         page = running.browser().get("/dashboard")
         assert (page.status_code, "GATEWAY_ADMIN_KEY" in page.text, "<form" in page.text) == (401, True, False)
         assert running.browser().post("/dashboard/sign-in", data={"key": ""}).status_code == 401
+
+
+def test_a_request_shows_what_of_its_cost_bought_no_answer(looked: Looked, admin: httpx.Client) -> None:
+    parts = {"cost_nano": 2_500_000, "embedding_nano": 1_200, "verification_nano": 0, "abandoned_nano": 1_000_000}
+    looked.append(entry("in-parts", ts_ms=now(), **parts))
+    page = re.sub(r"<[^>]+>", "", admin.get("/dashboard/requests/in-parts").text)
+    assert "of which $0.0000012 embedding, $0.0010 abandoned tries" in page
+
+
+def test_a_request_without_a_known_price_has_its_page(looked: Looked, admin: httpx.Client) -> None:
+    looked.append(entry("unpriced", ts_ms=now(), cost_nano=0, unpriced=True))
+    page = admin.get("/dashboard/requests/unpriced")
+    assert (page.status_code, "no known price" in page.text) == (200, True)
 
 
 def test_an_hour_lists_its_requests_a_page_at_a_time(looked: Looked, admin: httpx.Client) -> None:

@@ -18,9 +18,8 @@ from sqlalchemy.pool import Pool
 from gateway.dashboard.desk import Desk
 from gateway.dashboard.page import DIMENSIONS
 from gateway.dashboard.reader import Form, Question
-from gateway.ledger.rollups import DAY_MS, HOUR_MS
 from gateway.ledger.store import SqlStore
-from gateway.types import LedgerEntry
+from gateway.types import DAY_MS, HOUR_MS, LedgerEntry
 from tests.support.ledger import entry
 
 TIMES = 10

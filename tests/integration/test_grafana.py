@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.config import MonitoringConfig
 from gateway.runtime import Runtime
+from gateway.types import HOUR_MS
 from gateway.watching import drift
 from gateway.watching.hours import Hour
 from gateway.watching.probes import Target
@@ -88,7 +89,7 @@ async def _watch(runtime: Runtime) -> None:
         last=None,
         changed=None,
     )
-    prefix, now = runtime.keys.prefix, drift.LATELY_HOURS * drift.HOUR_MS
+    prefix, now = runtime.keys.prefix, drift.LATELY_HOURS * HOUR_MS
     hours = [Hour(start_ms=0, mixes={"language": {"en": 9}}), Hour(start_ms=now, mixes={"language": {"en": 9}})]
     told = drift.report(hours, now, MonitoringConfig(requests=1))
     await runtime.redis.hset(f"{prefix}probes:told", "big", msgspec.json.encode(target))

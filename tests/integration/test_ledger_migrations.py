@@ -12,9 +12,8 @@ from sqlalchemy import Connection, text
 
 from gateway.ledger import migrations, months
 from gateway.ledger.answers import Period
-from gateway.ledger.rollups import DAY_MS
 from gateway.ledger.store import SqlStore
-from gateway.types import LedgerEntry
+from gateway.types import DAY_MS, LedgerEntry
 from tests.support.ledger import NOON, entry
 from tests.support.postgres import emptied
 

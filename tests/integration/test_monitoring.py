@@ -17,10 +17,9 @@ from typer.testing import CliRunner
 from gateway.alerts.watch import Watch
 from gateway.cli.app import app
 from gateway.config import MonitoringConfig
-from gateway.ledger.rollups import DAY_MS, HOUR_MS
 from gateway.ledger.store import SqlStore
 from gateway.redis_io import Keys
-from gateway.types import LedgerEntry
+from gateway.types import DAY_MS, HOUR_MS, LedgerEntry
 from gateway.watching import routing
 from gateway.watching.probes import Probes
 from tests.support.gateway import Gateway, gateway, hosted

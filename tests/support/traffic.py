@@ -6,8 +6,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from gateway.ledger.rollups import DAY_MS, HOUR_MS
-from gateway.types import LedgerEntry
+from gateway.types import DAY_MS, HOUR_MS, LedgerEntry
 
 TEAMS = {"search": ("key_search", "key_staging"), "support": ("key_help",), "research": ("key_lab", "key_eval")}
 NAMES = {

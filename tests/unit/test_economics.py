@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from gateway.config import ModelConfig
 from gateway.economics import EndUsers, Statement, break_even, machines, month, rates
 from gateway.ledger.answers import Measures
-from gateway.ledger.rollups import DAY_MS, HOUR_MS
 from gateway.ledger.standing import Hour
+from gateway.types import DAY_MS, HOUR_MS
 from tests.support.ledger import NOON
 
 amounts = st.integers(0, 10**15)

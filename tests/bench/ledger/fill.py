@@ -18,12 +18,11 @@ from sqlalchemy import Connection, event
 
 from gateway.ledger import months
 from gateway.ledger.answers import Period
-from gateway.ledger.rollups import DAY_MS, HOUR_MS
 from gateway.ledger.standing import standing_cost
 from gateway.ledger.statements import insert, is_sqlite, many
 from gateway.ledger.store import SqlStore
 from gateway.ledger.tables import ledger, rollup_day, rollup_hour
-from gateway.types import LedgerEntry, Status, Where
+from gateway.types import DAY_MS, HOUR_MS, LedgerEntry, Status, Where
 
 A_DAY = 111_111
 """Requests a day: ten million in 90 days."""

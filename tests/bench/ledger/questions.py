@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from gateway.ledger.answers import Period, Where
-from gateway.ledger.rollups import DAY_MS, HOUR_MS
 from gateway.ledger.store import SqlStore
+from gateway.types import DAY_MS, HOUR_MS
 
 TRIES = 5
 Ask = Callable[[SqlStore], Awaitable[object]]

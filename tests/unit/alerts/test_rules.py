@@ -11,8 +11,7 @@ from gateway.alerts.rules import BudgetState
 from gateway.config import AlertsConfig
 from gateway.economics import Forecast
 from gateway.ledger.answers import Line, Measures, Timeline
-from gateway.ledger.rollups import HOUR_MS
-from gateway.types import NANO, LedgerEntry
+from gateway.types import HOUR_MS, NANO, LedgerEntry
 from tests.support.ledger import NOON, entry
 
 CONFIG = AlertsConfig()

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from gateway.ledger.answers import Period
-from gateway.ledger.rollups import DAY_MS, HOUR_MS
 from gateway.ledger.store import SqlStore
+from gateway.types import DAY_MS, HOUR_MS
 from tests.bench.ledger import fill as filling
 from tests.bench.ledger.questions import ask, questions
 

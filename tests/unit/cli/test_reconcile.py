@@ -13,9 +13,9 @@ from typer.testing import CliRunner, Result
 
 from gateway.cli.app import app
 from gateway.config import load
-from gateway.ledger.rollups import DAY_MS
 from gateway.ledger.store import SqlStore
 from gateway.ledger.where import ledger_url
+from gateway.types import DAY_MS
 from tests.support.ledger import NOON, entry
 from tests.support.visits import settings
 

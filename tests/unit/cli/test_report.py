@@ -16,9 +16,9 @@ from gateway import economics
 from gateway.cli.app import app
 from gateway.config import load
 from gateway.ledger import recount
-from gateway.ledger.rollups import HOUR_MS
 from gateway.ledger.store import SqlStore
 from gateway.ledger.where import ledger_url
+from gateway.types import HOUR_MS
 from tests.support.ledger import entry
 from tests.support.visits import settings
 

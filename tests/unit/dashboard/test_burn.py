@@ -6,8 +6,7 @@ import pytest
 
 from gateway.dashboard.burn import BurnDown, burn_down
 from gateway.ledger.answers import Line, Measures, Timeline
-from gateway.ledger.rollups import DAY_MS
-from gateway.types import NANO
+from gateway.types import DAY_MS, NANO
 
 START = 1_793_491_200_000
 """2026-11-01T00:00:00Z"""

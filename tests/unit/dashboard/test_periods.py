@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from gateway.dashboard import periods
-from gateway.ledger.rollups import DAY_MS, HOUR_MS
+from gateway.types import DAY_MS, HOUR_MS
 
 NOW = 1_795_361_107_000
 """2026-11-22T14:05:07Z"""

@@ -14,9 +14,9 @@ from sqlalchemy import Connection, text
 from gateway.ledger import reading
 from gateway.ledger.answers import Period
 from gateway.ledger.memory import Memory
-from gateway.ledger.rollups import DAY_MS, HOUR_MS
 from gateway.ledger.store import SqlStore
 from gateway.ledger.tables import rollup_day, rollup_hour
+from gateway.types import DAY_MS, HOUR_MS
 from tests.support.ledger import entry
 
 TODAY = int(time.time() * 1000) // DAY_MS * DAY_MS

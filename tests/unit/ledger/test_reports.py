@@ -5,7 +5,7 @@ import json
 import pytest
 
 from gateway.ledger import reports
-from gateway.ledger.rollups import DAY_MS
+from gateway.types import DAY_MS
 from tests.support.ledger import NOON
 
 DAY = NOON - NOON % DAY_MS

@@ -6,9 +6,8 @@ from typing import Any, Protocol
 
 import pytest
 
-from gateway.ledger.rollups import DAY_MS, HOUR_MS
 from gateway.ledger.store import SqlStore
-from gateway.types import LedgerEntry
+from gateway.types import DAY_MS, HOUR_MS, LedgerEntry
 from tests.support.ledger import NOON, entry
 
 DAY = NOON - NOON % DAY_MS

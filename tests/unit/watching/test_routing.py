@@ -9,8 +9,7 @@ import msgspec
 import pytest
 
 from gateway.config import MonitoringConfig
-from gateway.ledger.rollups import HOUR_MS
-from gateway.types import LedgerEntry
+from gateway.types import HOUR_MS, LedgerEntry
 from gateway.watching.drift import Report, report, shift
 from gateway.watching.findings import unfit_routing
 from gateway.watching.hours import VALUES_MAX, Hour, added, counted
