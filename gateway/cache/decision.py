@@ -20,8 +20,8 @@ import msgspec
 from gateway.cache.audit import Audit
 from gateway.cache.guard import reason
 from gateway.cache.posterior import OBSERVATIONS_MAX, Observation, Posterior, Prior
-from gateway.cache.verifier import Verifier, measure
-from gateway.cache.words import Text
+from gateway.cache.verifier import MEASURES, Measures, Verifier, measure
+from gateway.cache.words import Text, foreign
 
 Mode = Literal["question", "faq"]
 Action = Literal["accept", "explore", "reject"]
@@ -31,6 +31,7 @@ _JUDGED = 4
 _SURE, _CLOSE = 0.999, 0.05
 _OPENING = (2.0, 0.2, 1.0)  # of the evidence: the verifier and the closeness together
 _REMEMBERED = 2_000
+_FEWER_UNMATCHED, _TYPOS = MEASURES.index("fewer_unmatched"), MEASURES.index("typos")
 _NOBODY, _CROWDED = 0.75, 0.85  # where no neighbour has such an answer; from where another one speaks against a hit
 
 
@@ -228,7 +229,8 @@ class Judge:
         else:
             surely = 1 - max(p, before) <= self.max_wrong_rate
         closely = (1 - before) * self._setting.again <= self.max_wrong_rate
-        return _Found(evidence, stored, surely, measures.tolist(), closely)
+        judged = not (_replaced(measures) and foreign(asked) and foreign(stored.text))
+        return _Found(evidence, stored, surely and judged, measures.tolist(), closely and judged)
 
 
 class _Found(NamedTuple):
@@ -237,6 +239,13 @@ class _Found(NamedTuple):
     surely: bool = True
     measures: Sequence[float] = ()
     closely: bool = False
+
+
+def _replaced(measures: Measures) -> bool:
+    """Whether each of the two texts has a word that is not the same in the other. In a language that neither verifier
+    nor encoder were trained on, both can be sure of opposites.
+    """
+    return bool(measures[_FEWER_UNMATCHED] + measures[_TYPOS] > 0)
 
 
 def observed(verdict: Verdict, name: str, same: bool) -> Observation:

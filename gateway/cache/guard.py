@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import permutations
 
 from gateway.cache.keys import normalise
 from gateway.cache.words import FUNCTION_WORDS, Text, lexicon, listed, stem
@@ -19,17 +20,33 @@ _PERCENT = re.compile(r"\bper\s?cent\b")
 _BEGINS = re.compile(r"(?:^|[.!?:]\s)[^\w]*([^\W\d_]+(?:'[^\W\d_]+)*)")
 _PUNCTUATION = re.compile(r"[^\w\s]|_")
 _QUOTED = re.compile(r"`([^`]+)`|\"([^\"]+)\"|“([^”]+)”|(?<!\w)'([^']+)'(?!\w)")
+_CODE = re.compile(r"[^\w\s,.;:!?'-]|_|\w[.:]\w")
 _PASSIVE = re.compile(r"\b(?:was|were|is|are|be|been|being|gets?|got)\s.*\bby\b")
-_NEGATION = frozenset(listed("no not never none without cannot nobody nothing neither nor except unless"))
+_NEGATION = frozenset(
+    listed(
+        "no not never none non without cannot nobody nothing neither nor except unless hardly barely scarcely "
+        "nicht kein keine keinen nie niemals ohne pas sans jamais sin nunca senza mai sem não nunca niet geen nooit "
+        "zonder inte aldrig utan ikke aldri uden uten nie nigdy bez не нет никогда без"
+    )
+)
 # "NOT", "ALL": said loudly. "IT", "US" and "WHO" are names.
 _EMPHASISED = (FUNCTION_WORDS | {"ok"}) - {"it", "us", "who"}
 _PERSONS = frozenset(listed("he she him her his hers"))
 _SWITCHING = frozenset(listed("turn turns turned turning switch switches switched switching"))
-_PREFIXES, _PREFIXED = ("un", "dis", "non", "in", "im", "ir"), 5
+_PREFIXES, _PREFIXED = ("un", "dis", "non", "in", "im", "il", "ir", "de", "mis", "anti"), 4
+# "hyperglycemia" is not "hypoglycemia".
+_PAIRED = tuple(
+    tuple(listed(pair))
+    for pair in (
+        *("hyper hypo", "exo endo", "pre post", "over under", "inter intra", "macro micro", "up down", "in out"),
+        *("in ex", "im ex", "en de"),
+    )
+)
+_ACRONYM = 3
 _ARTICLES = frozenset(listed("a an the"))
 # Words of one pole rule out those of the others: "before" is not "after", Monday is not Tuesday.
 _POLES = (
-    "before prior | after following",
+    "before prior pre | after following post",
     "more | less fewer",
     "max maximum most highest biggest largest longest | min minimum least lowest smallest shortest",
     "big large huge | small little tiny",
@@ -52,6 +69,18 @@ _POLES = (
     "born birth | die died death",
     "import | export",
     "upload | download",
+    "weekday | weekend",
+    "allow allowed permit permitted legal | prohibit prohibited forbid forbidden ban banned illegal",
+    "lend | borrow",
+    "arrive arrival | depart departure",
+    "ascending | descending",
+    "horizontal | vertical",
+    "inner | outer",
+    "progressive | regressive",
+    "accept | decline reject refuse",
+    "debit | credit",
+    "employer | employee",
+    "landlord | tenant",
     "encrypt encryption | decrypt decryption",
     "advantage benefit pro pros | disadvantage drawback con cons risk",
     "increase raise boost gain grow | decrease reduce lower cut drop lose shrink",
@@ -67,12 +96,16 @@ _POLES = (
 )
 _UNITS = frozenset(
     listed(
-        "meter metre kilomet kilometr km mile inch foot feet yard cm mm gram kilogram kg pound ounc ton tonn liter "
+        "meter metr byt bit km mile inch foot feet yard cm mm gram kilogram kg pound ounc ton tonn liter "
         "litr gallon pint cup teaspoon tablespoon second minut hour day week month year decad century celsius "
-        "fahrenheit kelvin byt kilobyt megabyt gigabyt terabyt bit dollar euro rupe yen franc "
-        "peso watt volt amp joul calori"
+        "fahrenheit kelvin knot dollar euro rupe yen franc peso rubl zloty krona shekel dirham watt volt amp joul "
+        "calori"
     )
-)
+) | {
+    prefix + unit
+    for prefix in listed("kilo mega giga tera peta centi milli micro nano")
+    for unit in listed("byt bit gram met metr meter lit litr liter watt volt amp joul hertz pascal second calori")
+}
 _TONGUES = frozenset(
     listed(
         "english german french spanish italian portuguese dutch swedish norwegian danish finnish polish czech russian "
@@ -126,9 +159,26 @@ def _negation(left: Text, right: Text) -> bool:
 
 def _names(left: Text, right: Text) -> bool:
     """A name on one side is on the other too, if only in lower case; what has capitals inside is spelt the same."""
-    if _spelt(left) != _spelt(right):
+    if _spelt_apart(left, right) and not _typed(left, right):
         return True
     return not (names(left) <= right.stems and names(right) <= left.stems)
+
+
+def _spelt_apart(left: Text, right: Text) -> bool:
+    a, b = _spelt(left), _spelt(right)
+    listed_only = _joined(left) and _joined(right) and len({word.lower() for word in a}) == len(a)
+    return sorted(a) != sorted(b) if listed_only else a != b
+
+
+def _typed(left: Text, right: Text) -> bool:
+    """Whether one of two texts in plain words was typed without capitals and has all of the other's acronyms so. Not
+    "us", "it" and "who", which are other words then, nor units, whose letters may be large or small.
+    """
+    small, other = (left, right) if left.raw.islower() else (right, left)
+    acronyms = [word.lower() for word in _spelt(other) if word.isupper() and word.isalpha() and len(word) >= _ACRONYM]
+    if not small.raw.islower() or len(acronyms) != len(_spelt(other)) or _CODE.search(f"{left.raw} {right.raw}"):
+        return False
+    return bool(acronyms) and FUNCTION_WORDS.isdisjoint(acronyms) and set(acronyms) <= set(small.lower)
 
 
 def _spelt(text: Text) -> list[str]:
@@ -155,7 +205,7 @@ def _owns(word: str) -> bool:
 
 def _spelling(left: Text, right: Text) -> bool:
     alike = [word.casefold() for word in left.lower] == [word.casefold() for word in right.lower]
-    return alike and _written(left) != _written(right)
+    return alike and _written(left) != _written(right) and not _typed(left, right)
 
 
 def _written(text: Text) -> str:
@@ -182,7 +232,11 @@ def _meets(word: str, others: frozenset[str]) -> bool:
         return True
     if any(own.isdisjoint(others) and not opposed.isdisjoint(others) for own, opposed in _poles().get(word, ())):
         return True
-    return len(word) > _PREFIXED and any(word.removeprefix(prefix) in others for prefix in _PREFIXES)
+    if len(word) <= _PREFIXED:
+        return False
+    bare = [word.removeprefix(prefix) for prefix in _PREFIXES]
+    turned = [to + word.removeprefix(of) for pair in _PAIRED for of, to in permutations(pair) if word.startswith(of)]
+    return any(rest in others or f"{rest}e" in others for rest in (*bare, *turned))
 
 
 @cache
@@ -203,8 +257,18 @@ def _pronouns(left: Text, right: Text) -> bool:
     return _PERSONS & set(left.lower) != _PERSONS & set(right.lower)
 
 
+def _units(left: Text, right: Text) -> bool:
+    a, b = (frozenset(map(_unit, _UNITS & (text.stems | set(text.lower)))) for text in (left, right))
+    return a != b and bool(a and b)
+
+
+def _unit(stemmed: str) -> str:
+    """One stem for "metre" and "meters", "litre" and "liters"."""
+    return re.sub(r"(met|lit)e?r$", r"\1", stemmed)
+
+
 def _kinds(kinds: frozenset[str]) -> Callable[[Text, Text], bool]:
-    """Whether two texts speak of different ones of a kind, such as units."""
+    """Whether two texts speak of different ones of a kind."""
 
     def unlike(left: Text, right: Text) -> bool:
         a, b = (kinds & (text.stems | set(text.lower)) for text in (left, right))
@@ -309,7 +373,7 @@ _RULES: tuple[tuple[str, Callable[[Text, Text], bool]], ...] = (
     ("names", _names),
     ("spelling", _spelling),
     ("opposites", _opposites),
-    ("units", _kinds(_UNITS)),
+    ("units", _units),
     ("language", _kinds(_TONGUES)),
     ("scope", _scope),
     ("question", _question),

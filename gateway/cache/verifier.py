@@ -157,7 +157,8 @@ def _matched(a: list[str], b: list[str], words: Lexicon) -> tuple[list[str], lis
     for word in list(only_a):
         for other in only_b:
             alike = other in words.synonyms.get(word, ()) or _derived(word, other)
-            misspelt = not alike and _misspelt(word, other)
+            known = word in words.rarity and other in words.rarity
+            misspelt = not alike and not known and _misspelt(word, other)
             if alike or misspelt:
                 synonyms, typos = synonyms + alike, typos + misspelt
                 only_a.remove(word)

@@ -19,7 +19,9 @@ def listed(words: str) -> tuple[str, ...]:
     return tuple(words.split())
 
 
-_TOKEN = re.compile(r"[^\W_]+(?:['’][^\W\d_]+)*")
+# Scripts that put no space between words: each letter is one.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_TOKEN = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+(?:['’][^\W\d_{_UNSPACED}]+)*")
 _NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")
 # Beside digits, so that "ten ways" and "10 ways" are one; "one" is rather a pronoun than a number.
 _COUNTED = listed(
@@ -96,6 +98,12 @@ def stem(word: str) -> str:
     if len(word) > 4 and word[-1] == word[-2] and word[-1] not in "sl":
         word = word[:-1]
     return word[:-1] if len(word) > 4 and word.endswith("e") else word
+
+
+def foreign(text: Text) -> bool:
+    """Whether most of its words are none the lexicon knows: nothing here was measured on such texts."""
+    known = sum(word in FUNCTION_WORDS or stem(word) in lexicon().rarity for word in text.lower)
+    return 2 * known < len(text.lower)
 
 
 class Lexicon(msgspec.Struct, frozen=True):

@@ -72,6 +72,25 @@ def test_closeness_serves_where_the_budget_allows_for_look_alikes(
     assert judge(0.9, budget=budget).judge(ASKED, [near(similarity), *others]).action == action
 
 
+@pytest.mark.parametrize(
+    ("asked", "stored", "action"),
+    [
+        ("Как включить уведомления?", "Как выключить уведомления?", "explore"),
+        ("如何打开文件?", "如何关闭文件?", "explore"),
+        ("¿Cómo llego al aeropuerto?", "¿Cómo salgo del aeropuerto?", "explore"),
+        ("Как включить уведомления?", "Как мне включить уведомления?", "accept"),
+        ("¿Cómo cambio mi contraseña?", "¿Cómo cambio contraseña?", "accept"),
+        ("How do I delete my account?", "How do I remove my account?", "accept"),
+    ],
+)
+@pytest.mark.parametrize("budget", [0.01, 0.05])
+def test_in_a_language_nothing_was_measured_on_no_word_is_taken_for_another(
+    asked: str, stored: str, action: str, budget: float
+) -> None:
+    """However sure the verifier, and however close the encoder finds them: to it opposites are the same there."""
+    assert judge(0.999, budget=budget).judge(read(asked), [near(0.999, text=read(stored))]).action == action
+
+
 @pytest.mark.parametrize(("budget", "served"), [(0.01, 6), (0.05, 30)])
 def test_a_question_that_is_asked_again_and_again_is_checked(budget: float, served: int) -> None:
     decider = judge(budget=budget)

@@ -27,6 +27,14 @@ def test_paraphrases_are_likelier_than_look_alikes() -> None:
         assert p(other, "How do I reset my password?", 0.9) < 0.9 < paraphrase
 
 
+def test_a_known_word_is_no_slip_of_another() -> None:
+    slip, other = MEASURES.index("typos"), MEASURES.index("fewer_unmatched")
+    known = measure(read("boiling point of ethanol"), read("boiling point of methanol"), 0.9)
+    assert (known[slip], known[other]) == (0, 1)
+    misspelt = measure(read("boiling point of ethanol"), read("boiling point of ethanl"), 0.9)
+    assert (misspelt[slip], misspelt[other]) == (1, 0)
+
+
 def test_it_is_symmetric_and_takes_any_text() -> None:
     texts = ["", "?", "What is it?", "Где метро?", "😀 2 + 2", "the the the", "A" * 500]
     for a in texts:
