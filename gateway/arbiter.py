@@ -66,7 +66,9 @@ class Arbiter:
             visit = _visit(of, name, question, fresh, stored)
             allowance = Allowance(self._purse, limit_nano, worst_nano(view, visit, name) or 0)
             detail = {"judged": of.request.id}
-            reply = await ask(self._books, view, visit, allowance, deadline_s=_PATIENCE_S, detail=detail)
+            reply = await ask(
+                *(self._books, view, visit, allowance), deadline_s=_PATIENCE_S, detail=detail, verifies=True
+            )
             return _understood(reply or "")
         except RedisAway:
             return None

@@ -215,6 +215,13 @@ class Books:
             store=store,
             content=await keeping.kept(visit, entry) if visit.contents.keeps else None,
         )
+        await self._settle(settlement)
+
+    async def enter(self, entry: LedgerEntry) -> None:
+        """A row that no request stands behind; no budget is charged for it. Never raises."""
+        await self._settle(Settlement(entry=entry, intent=False))
+
+    async def _settle(self, settlement: Settlement) -> None:
         try:
             await reservations.settle(self.link, self.keys, settlement)
         except RedisAway:

@@ -72,12 +72,22 @@ class RouterConfig(Strict, frozen=True, kw_only=True):
     artefact: str | None = None
 
 
+class HelperPriceConfig(Strict, frozen=True, kw_only=True):
+    """What a hosted embedder or cross-encoder costs: USD per million tokens, and per call."""
+
+    input: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    per_request: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+
 class EmbedderConfig(Strict, frozen=True, kw_only=True):
-    """``model``: a catalog name, served by this machine; ``url``: any OpenAI-compatible /v1 base instead."""
+    """``model``: a catalog name, served by this machine; ``url``: any OpenAI-compatible /v1 base instead, at ``price``
+    (None: that of the price map where it is OpenAI's own, else not known).
+    """
 
     model: str = "all-MiniLM-L6-v2"
     url: str | None = None
     api_key: str | None = None
+    price: HelperPriceConfig | None = None
     enabled: bool = True
 
 
@@ -90,12 +100,14 @@ class JudgeConfig(Strict, frozen=True, kw_only=True):
 
 class CrossEncoderConfig(Strict, frozen=True, kw_only=True):
     """``model``: a folder, or one of that name in models_dir, served by the embedding process; with ``url`` (any /v1
-    base that has /rerank), upstream's name. Asked where the verifier says ``low`` to ``high``, for ``timeout_ms``.
+    base that has /rerank), upstream's name, and its ``price``. Asked where the verifier says ``low`` to ``high``, for
+    ``timeout_ms``.
     """
 
     model: str
     url: str | None = None
     api_key: str | None = None
+    price: HelperPriceConfig | None = None
     low: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.3
     high: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.995
     timeout_ms: Annotated[float, msgspec.Meta(gt=0)] = 100.0
@@ -443,6 +455,13 @@ def _check(config: GatewayConfig, document: Document) -> None:
             raise document.error(f"probes.targets names '{target}', which is no model", ".probes", "targets")
     cross_encoder = config.cache.cross_encoder
     if cross_encoder is not None and not cross_encoder.url and (config.embedder.url or not config.embedder.enabled):
+    for at, helper in ((".embedder", config.embedder), (".cache.cross_encoder", cross_encoder)):
+        if helper is None or helper.price is None:
+            continue
+        if not helper.url:
+            raise document.error("what this machine serves itself has no 'price'", at, "price")
+        if any(not math.isfinite(number) for number in _numbers(helper.price)):
+            raise document.error("a price cannot be negative, infinite or no number", at, "price")
         reason = "cache.cross_encoder is served by the embedding process, and there is none: give it a 'url'"
         raise document.error(reason, ".cache", "cross_encoder")
     if config.cache.judge is not None and config.cache.judge.model not in known:

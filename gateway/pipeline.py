@@ -42,6 +42,7 @@ from gateway.routing import deadline_s, decided, situation_of, with_params, wors
 from gateway.shadows import Shadows
 from gateway.trials import Trials
 from gateway.types import CacheEntry, CacheHit, Decision, Where
+from gateway.upkeep import Upkeep
 from gateway.visit import Bill, Visit, bill, ledger_entry, route_name
 from gateway.warmth import Warmth
 
@@ -124,6 +125,7 @@ class Pipeline:
         self.calls = Coalescer()
         self.shadows = Shadows(books)
         self.arbiter = Arbiter(books)
+        self.upkeep = Upkeep(books)
         self.trials = Trials(books.link, metrics)
         self.hits = Hits(books.link, books.keys, books.spawn)
         self.warmth = Warmth(books)
@@ -199,13 +201,15 @@ class Pipeline:
             return False
         if visit.local_only or view.settings.model(visit.request.model) is not None:
             return False  # where it goes does not hang on its difficulty
+        if visit.short is not None and view.prices.paid("embedder"):
+            return False  # nothing is left to pay for it
         return view.scorer.wants_embedding(visit.features)
 
     async def _embed(self, view: View, visit: Visit) -> None:
         if self.semantic.embedder is not None and self._wants_embedding(view, visit):
             text = visit.context.question if visit.context else visit.features.last_user_text
             with contextlib.suppress(UpstreamError):  # the rules score without it
-                [visit.vector] = await self.semantic.embedder.embed([text])
+                [visit.vector] = await self.semantic.embedder.embed([text], visit.used)
 
     def _may_hit(self, visit: Visit) -> bool:
         context = visit.context
@@ -308,12 +312,13 @@ class Pipeline:
         """Step 5; the exact tier's answer came with admission."""
         if not _reads(visit) or visit.context is None:
             return None
-        if not visit.policy.policy.cache.semantic or (visit.local_only and not view.embedder_local):
-            return None
         cache = visit.policy.policy.cache
-        hit, visit.vector = await self.semantic.recall(
-            *(visit.context, cache.mode, cache.max_wrong_rate, visit.policy.name), local_only=visit.local_only
-        )
+        if not cache.semantic or (visit.local_only and not view.embedder_local):
+            return None
+        if visit.short is not None and view.prices.paid("embedder"):
+            return None
+        where = (visit.context, cache.mode, cache.max_wrong_rate, visit.policy.name)
+        hit, visit.vector = await self.semantic.recall(*where, local_only=visit.local_only, used=visit.used)
         return hit
 
     def _decide(self, view: View, visit: Visit) -> Decision:
@@ -535,7 +540,8 @@ class Pipeline:
         if visit.pays and visit.listener is not None:
             visit.listener.call.settle()
         if store is not None and visit.context and self._learns(view, visit):
-            await self.semantic.remember(visit.context, visit.vector, self.arbiter.of(view, visit))
+            used = self.upkeep.of(view.prices, visit.principal.organisation)
+            await self.semantic.remember(visit.context, visit.vector, self.arbiter.of(view, visit), used)
 
     def _learns(self, view: View, visit: Visit) -> bool:
         return visit.policy.policy.cache.semantic and (view.embedder_local or not visit.local_only)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from gateway.types import ChatRequest, Chunk, Content, Features, LedgerEntry, Score
+    from gateway.types import ChatRequest, Chunk, Content, Features, LedgerEntry, Score, Usage
+
+Helper = Literal["embedder", "cross_encoder"]
+"""A model that helps to decide: no request is answered by it, but where it is hosted it is paid for."""
+Used = Callable[[Helper, "Usage"], None]
+"""Is told what one call of a helper used."""
 
 
 class Backend(Protocol):
@@ -40,8 +45,10 @@ class Embedder(Protocol):
         """Model, pooling and dimension, e.g. ``all-MiniLM-L6-v2/mean/384``; None until the first reply."""
         ...
 
-    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """float32 array of shape (len(texts), dimension), rows of length 1. Raises UpstreamError."""
+    async def embed(self, texts: Sequence[str], used: Used | None = None) -> NDArray[np.float32]:
+        """float32 array of shape (len(texts), dimension), rows of length 1. ``used`` is told of a call that may be
+        billed, also of one that failed. Raises UpstreamError.
+        """
         ...
 
     async def close(self) -> None: ...

@@ -29,6 +29,7 @@ from gateway.policy.profiled import ProfiledScorer
 from gateway.policy.scorer import RuleScorer
 from gateway.policy.taught import serving
 from gateway.pricing import PriceBook
+from gateway.pricing.helpers import hosted_helpers
 from gateway.yamlfile import Document
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def build_view(settings: Settings, metrics: Metrics, previous: View | None = Non
     Raises:
         ConfigError: with file, line, path and reason; also where a policy case fails.
     """
-    prices = PriceBook.load(settings.config.models)
+    prices = PriceBook.load(settings.config.models, helpers=hosted_helpers(settings.config))
     policies = load_policies(
         settings, settings.config.models, prices=prices, on_error=lambda rule, _: metrics.cel_error(rule)
     )

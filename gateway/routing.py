@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from gateway.helped import help_by, nano_of
 from gateway.policy.situation import Situation, identities, likely_nano
 from gateway.types import Live
 from gateway.visit import budget_left
@@ -21,8 +22,8 @@ _LIMITS = ("max_tokens", "max_completion_tokens")
 
 
 def worst_nano(view: View, visit: Visit, name: str, bound: PromptBound | None = None) -> int | None:
-    """The most a request may cost at a target, nano-dollars; None where its price is not known. ``bound``: of another
-    prompt than the request's.
+    """The most a request may cost at a target, nano-dollars, with what has helped to decide; None where its price is
+    not known. ``bound``: of another prompt than the request's.
     """
     if view.prices.price(name, visit.ts_ms) is None:
         return None
@@ -30,7 +31,8 @@ def worst_nano(view: View, visit: Visit, name: str, bound: PromptBound | None = 
     tokens = visit.max_tokens if context is None else min(visit.max_tokens, context)
     prompt = (bound or visit.bound).tokens(model.upstream_name if model else name, context)
     tokens *= max(1, visit.request.n)
-    return view.prices.worst_case_nano(name, prompt, tokens, tier=visit.tier, at_ms=visit.ts_ms)
+    helped = nano_of(help_by(visit.helped, view.prices, visit.ts_ms)) if visit.helped else 0
+    return helped + view.prices.worst_case_nano(name, prompt, tokens, tier=visit.tier, at_ms=visit.ts_ms)
 
 
 def situation_of(view: View, visit: Visit) -> Situation:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from gateway.metrics import Metrics
     from gateway.pipeline import View
-    from gateway.protocols import Embedder, LedgerStore
+    from gateway.protocols import Embedder, LedgerStore, Used
 
 _RECENT_MAX = 2_000
 _REPLAY_S = 0.5
@@ -95,7 +95,7 @@ class Runtime:
 
     async def start(self, wait_s: float = 1.0) -> None:
         """Connect (waiting up to ``wait_s`` for Redis, then going on without it) and begin the background tasks."""
-        await asyncio.gather(self.link.start(wait_s), self.semantic.introduce(wait_s))
+        await asyncio.gather(self.link.start(wait_s), self._introduce(wait_s))
         following = (self._house.run(), self._stored.run())
         for work in (*following, self._heartbeat(), self._replay_spool(), self._tend_index(), self._check_index()):
             self._tasks.append(asyncio.create_task(work))
@@ -106,6 +106,7 @@ class Runtime:
         self.semantic.close()
         await self.pipeline.calls.drain()
         await self.pipeline.shadows.close()
+        self.pipeline.upkeep.flush()
         await self.books.drain()
         await self._stop_tasks()
         with contextlib.suppress(RedisAway):
@@ -131,9 +132,9 @@ class Runtime:
         if config is None or reranker is None:
             return None
 
-        async def score(asked: str, stored: Sequence[str]) -> list[float] | None:
+        async def score(asked: str, stored: Sequence[str], used: Used | None) -> list[float] | None:
             try:
-                return await reranker.score(asked, stored)
+                return await reranker.score(asked, stored, used)
             except UpstreamError as error:
                 _log.debug("the cross-encoder is away", reason=str(error))
                 return None
@@ -221,9 +222,12 @@ class Runtime:
                 _log.exception("the index of the cache could not be rebuilt")
             await asyncio.sleep(_TEND_S)
 
+    async def _introduce(self, wait_s: float) -> None:
+        await self.semantic.introduce(wait_s, self.pipeline.upkeep.of(self.view.prices))
+
     async def _tend_once(self) -> None:
         partitions = self.semantic.partitions
-        await self.semantic.introduce(_INTRODUCE_S)
+        await self._introduce(_INTRODUCE_S)
         if (folder := self._token_vectors()) is not None:
             self._token_vectors_read = True
             self.semantic.marker = await asyncio.to_thread(Marker.at, folder)

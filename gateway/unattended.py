@@ -36,11 +36,19 @@ class Allowance(NamedTuple):
 
 
 async def ask(
-    books: Books, view: View, visit: Visit, allowance: Allowance, *, deadline_s: float, detail: Mapping[str, str]
+    books: Books,
+    view: View,
+    visit: Visit,
+    allowance: Allowance,
+    *,
+    deadline_s: float,
+    detail: Mapping[str, str],
+    verifies: bool = False,
 ) -> str | None:
     """The answer of the visit's model; "" where it fails, which its row tells; None where its day's money is spent.
 
-    Whatever becomes of the caller, the row is written. ``detail``: what it says besides.
+    Whatever becomes of the caller, the row is written. ``detail``: what it says besides; ``verifies``: it is what
+    verification cost.
 
     Raises:
         RedisAway: the purse cannot be checked, so nothing was asked.
@@ -53,11 +61,13 @@ async def ask(
         _log.debug("no answer to %s: %s", visit.request.id, error)
         return ""
     finally:
-        books.spawn(_settle(books, view, visit, allowance, detail))
+        books.spawn(_settle(books, view, visit, allowance, detail, verifies))
 
 
-async def _settle(books: Books, view: View, visit: Visit, allowance: Allowance, detail: Mapping[str, str]) -> None:
-    cost_nano = await enter(books, view.prices, visit, view.settings.model(visit.model), detail)
+async def _settle(
+    books: Books, view: View, visit: Visit, allowance: Allowance, detail: Mapping[str, str], verifies: bool
+) -> None:
+    cost_nano = await enter(books, view.prices, visit, view.settings.model(visit.model), detail, verifies=verifies)
     with contextlib.suppress(RedisAway):  # the day's purse is then a little smaller than it should be
         await allowance.purse.give_back(allowance.worst_nano - cost_nano, visit.ts_ms)
 
@@ -82,7 +92,13 @@ async def answer(fleet: Fleet, visit: Visit, deadline_s: float) -> Chunk:
 
 
 async def enter(
-    books: Books, prices: PriceBook, visit: Visit, model: ModelConfig | None, detail: Mapping[str, str] = _NOTHING
+    books: Books,
+    prices: PriceBook,
+    visit: Visit,
+    model: ModelConfig | None,
+    detail: Mapping[str, str] = _NOTHING,
+    *,
+    verifies: bool = False,
 ) -> int:
     """Put a call to ``model`` in the books, and nothing of what was said. What it cost, nano-dollars."""
     visit.contents = NOTHING_KEPT
@@ -93,5 +109,10 @@ async def enter(
         served = "local" if model.is_local else "hosted"
     entry = ledger_entry(visit, amount, provider=model.kind if model else "", served=served)
     told = msgspec.structs.replace(entry, saved_nano=0, baseline_nano=0, detail={**entry.detail, **detail})
+    if verifies:
+        # The time of a machine that is paid by the hour is busy time of that machine, whatever it was for.
+        hourly = amount.price is not None and amount.price.usd_per_hour != "0"
+        part = 0 if hourly else amount.cost_nano - amount.abandoned_nano
+        told = msgspec.structs.replace(told, saved_nano=-amount.cost_nano, verification_nano=part)
     await books.settle(visit, told, None)
     return amount.cost_nano

@@ -14,6 +14,7 @@ from gateway.budget.levels import NOTHING, Levels
 from gateway.budget.limits import Hold
 from gateway.errors import GatewayError, UpstreamError
 from gateway.features import estimate_tokens, prompt_texts
+from gateway.helped import Help, help_by, nano_of
 from gateway.policy.model import ContentsConfig
 from gateway.prompt_bound import PromptBound, counted, prompt_bound
 from gateway.tokens import count_tokens
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from gateway.policy.compile import CompiledPolicy
     from gateway.policy.experiments import Trial
     from gateway.pricing import PriceBook
+    from gateway.protocols import Helper
     from gateway.types import Price
     from gateway.warmth import Conversation, Targets
 
@@ -84,6 +86,7 @@ class Visit:
         self.store = False
         self.model = ""
         self.attempts: list[Attempt] = []
+        self.helped: list[tuple[Helper, Usage]] = []
         self.usage: Usage | None = None
         self.levels: Levels = NOTHING
         self.hold = _NOTHING_HELD
@@ -109,6 +112,10 @@ class Visit:
         self._counted: tuple[int, int] | None = None
         self._first_text: float | None = None
         self._last_text: float | None = None
+
+    def used(self, helper: Helper, usage: Usage) -> None:
+        """A call of a model that helps to decide was made for it."""
+        self.helped.append((helper, usage))
 
     def take(self, chunk: Chunk) -> None:
         """Learn from a chunk on its way out."""
@@ -282,7 +289,8 @@ class Visit:
 class Bill(msgspec.Struct, frozen=True, kw_only=True):
     """What a request cost and what it would have cost: nano-dollars. ``price`` is None where nothing was bought.
 
-    ``abandoned_nano`` of the cost are for tries that nobody got an answer of. ``source``: of everything that cost.
+    ``abandoned_nano`` of the cost are for tries that nobody got an answer of, ``helped`` for what helped to decide.
+    ``source``: of everything that cost.
     """
 
     usage: Usage
@@ -292,6 +300,7 @@ class Bill(msgspec.Struct, frozen=True, kw_only=True):
     unpriced: bool
     source: UsageSource = "none"
     abandoned_nano: int = 0
+    helped: tuple[Help, ...] = ()
 
     @property
     def saved_nano(self) -> int:
@@ -306,10 +315,27 @@ def bill(visit: Visit, prices: PriceBook) -> Bill:
 
 
 def _bill(visit: Visit, prices: PriceBook) -> Bill:
-    usage = visit.final_usage()
+    usage, helped = visit.final_usage(), help_by(visit.helped, prices, visit.ts_ms) if visit.helped else ()
+    # What was reserved is for all of it, and what helped has been paid for by then.
+    room = max(0, visit.reserved_nano - nano_of(helped)) if visit.reserved_nano else None
     if visit.given:
-        return _of_given(visit, prices, usage)
-    return _of_tries(visit, prices, usage) if usage.source == "none" else _of_answer(visit, prices, usage)
+        amount = _of_given(visit, prices, usage)
+    elif usage.source == "none":
+        amount = _of_tries(visit, prices, usage, room)
+    else:
+        amount = _of_answer(visit, prices, usage, room)
+    return _with_help(amount, helped) if helped else amount
+
+
+def _with_help(amount: Bill, helped: tuple[Help, ...]) -> Bill:
+    sources = {amount.source, *(one.source for one in helped)} - {"none"}
+    return msgspec.structs.replace(
+        amount,
+        cost_nano=amount.cost_nano + nano_of(helped),
+        helped=helped,
+        price=amount.price or (None if amount.unpriced else helped[0].price),
+        source="estimated" if "estimated" in sources else "reported",
+    )
 
 
 def _of_given(visit: Visit, prices: PriceBook, usage: Usage) -> Bill:
@@ -325,9 +351,9 @@ def _of_given(visit: Visit, prices: PriceBook, usage: Usage) -> Bill:
     )
 
 
-def _of_tries(visit: Visit, prices: PriceBook, usage: Usage) -> Bill:
+def _of_tries(visit: Visit, prices: PriceBook, usage: Usage, room: int | None) -> Bill:
     """Nothing was answered."""
-    abandoned, source = _abandoned(visit, prices, 0)
+    abandoned, source = _abandoned(visit, prices, 0, room)
     return Bill(
         usage=usage,
         cost_nano=abandoned,
@@ -339,14 +365,14 @@ def _of_tries(visit: Visit, prices: PriceBook, usage: Usage) -> Bill:
     )
 
 
-def _of_answer(visit: Visit, prices: PriceBook, usage: Usage) -> Bill:
+def _of_answer(visit: Visit, prices: PriceBook, usage: Usage, room: int | None) -> Bill:
     if usage.busy_s is None and prices.timed(visit.model, visit.ts_ms):
         usage = msgspec.structs.replace(usage, busy_s=visit.called_s())
     price = prices.price(visit.model, visit.ts_ms)
     cost = prices.cost_nano(visit.model, usage, visit.ts_ms) if price is not None else 0
-    if usage.source == "estimated" and visit.reserved_nano:
-        cost = min(cost, visit.reserved_nano)
-    abandoned, source = _abandoned(visit, prices, cost)
+    if usage.source == "estimated" and room is not None:
+        cost = min(cost, room)
+    abandoned, source = _abandoned(visit, prices, cost, room)
     return Bill(
         usage=usage,
         cost_nano=cost + abandoned,
@@ -358,7 +384,7 @@ def _of_answer(visit: Visit, prices: PriceBook, usage: Usage) -> Bill:
     )
 
 
-def _abandoned(visit: Visit, prices: PriceBook, cost_nano: int) -> tuple[int, UsageSource]:
+def _abandoned(visit: Visit, prices: PriceBook, cost_nano: int, room: int | None) -> tuple[int, UsageSource]:
     """What abandoned tries cost beside the answer's ``cost_nano``, and how that is known.
 
     The time of a machine that is paid by the hour is not among it: no request is charged for it, so it is idle time.
@@ -370,8 +396,8 @@ def _abandoned(visit: Visit, prices: PriceBook, cost_nano: int) -> tuple[int, Us
         if period is not None and not period.sheet.usd_per_hour:
             total += period.compiled.cost_nano(usage)
             source = usage.source if source != "estimated" else source
-    if source == "estimated" and visit.reserved_nano:
-        total = min(total, max(0, visit.reserved_nano - cost_nano))
+    if source == "estimated" and room is not None:
+        total = min(total, max(0, room - cost_nano))
     return total, source
 
 
@@ -421,6 +447,8 @@ def ledger_entry(visit: Visit, amount: Bill, *, provider: str, served: Where) ->
         usage_source=amount.source,
         busy_us=round((usage.busy_s or 0.0) * 1e6) if served == "local" else 0,
         cost_nano=amount.cost_nano,
+        embedding_nano=nano_of(amount.helped, "embedder"),
+        verification_nano=nano_of(amount.helped, "cross_encoder"),
         abandoned_nano=amount.abandoned_nano,
         baseline_nano=amount.baseline_nano,
         saved_nano=amount.saved_nano,
@@ -436,7 +464,7 @@ def ledger_entry(visit: Visit, amount: Bill, *, provider: str, served: Where) ->
         difficulty=decision.difficulty if decision else None,
         degraded=visit.degraded,
         consented=visit.contents.export and visit.answered,
-        detail=_detail(visit, usage),
+        detail=_detail(visit, amount),
     )
 
 
@@ -462,14 +490,15 @@ def _decided_on(hit: CacheHit | None) -> dict[str, Any]:
     return {"evidence": hit.evidence, **measures}
 
 
-def _detail(visit: Visit, usage: Usage) -> dict[str, Any]:
+def _detail(visit: Visit, amount: Bill) -> dict[str, Any]:
     """Every input of the decision but the text itself, so that it can be explained and replayed; and what the price of
     the request depended on that has no column.
     """
     decision = visit.decision
-    apart = {name: value for name in _PRICED_APART if (value := getattr(usage, name))}
+    apart = {name: value for name in _PRICED_APART if (value := getattr(amount.usage, name))}
     return {
         **({"usage": apart} if apart else {}),
+        **({"helped": amount.helped} if amount.helped else {}),
         "features": msgspec.structs.replace(visit.features, last_user_text=""),
         "local_only": visit.local_only,
         **({"experiment": visit.trial} if visit.trial is not None else {}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -11,12 +11,19 @@ import msgspec
 from gateway.backends import connect, translate
 from gateway.backends.http1 import HttpFailure
 from gateway.backends.openai_http import MAX_ERROR_BYTES, MAX_REPLY_BYTES
-from gateway.errors import UpstreamBroken, UpstreamError, UpstreamRefused, UpstreamUnavailable
+from gateway.backends.usage import read_usage
+from gateway.errors import UpstreamBroken, UpstreamError, UpstreamRefused, UpstreamTimeout, UpstreamUnavailable
+from gateway.tokens import estimate_tokens
+from gateway.types import Usage
 
 AWAY_S = 1.0
 _CONNECT_TIMEOUT_S = 1.0
 
 T = TypeVar("T")
+
+
+class _Counted(msgspec.Struct):
+    usage: Any = None
 
 
 class AuxiliaryModel:
@@ -47,8 +54,16 @@ class AuxiliaryModel:
             timeout=timeout_s,
         )
 
-    async def call(self, body: Mapping[str, Any], understand: Callable[[bytes], T]) -> T:
+    async def call(
+        self,
+        body: Mapping[str, Any],
+        understand: Callable[[bytes], T],
+        texts: Sequence[str],
+        told: Callable[[Usage], None] | None,
+    ) -> T:
         """What ``understand`` makes of the reply; it raises ValueError or msgspec.DecodeError where that is nonsense.
+
+        ``told`` is what a call used that may be billed: by its reply, else by an estimate of ``texts``.
 
         Raises:
             UpstreamError: UpstreamRefused where the request is at fault.
@@ -56,11 +71,16 @@ class AuxiliaryModel:
         if (left := self._away_until - time.monotonic()) > 0:
             raise UpstreamUnavailable(f"the {self._what} is away", connect=True, retry_after=left)
         try:
-            return self._understood(await self._post(msgspec.json.encode(body)), understand)
+            content = await self._post(msgspec.json.encode(body))
+            if told is not None:
+                told(_usage(content, texts))
+            return self._understood(content, understand)
         except UpstreamRefused:
             raise
-        except UpstreamError:
+        except UpstreamError as error:
             self._away_until = time.monotonic() + self._away_s
+            if told is not None and isinstance(error, UpstreamTimeout):  # it computes, and bills, all the same
+                told(_estimate(texts))
             raise
 
     async def _post(self, body: bytes) -> bytes:
@@ -85,3 +105,17 @@ class AuxiliaryModel:
     async def close(self) -> None:
         """Release connections."""
         await self._endpoint.close()
+
+
+def _usage(content: bytes, texts: Sequence[str]) -> Usage:
+    """What a reply says it used; some count in all only. Where it says nothing, an estimate."""
+    try:
+        counted = msgspec.json.decode(content, type=_Counted).usage
+    except msgspec.DecodeError:
+        return _estimate(texts)
+    total = {"prompt_tokens": counted.get("total_tokens")} if isinstance(counted, dict) else None
+    return read_usage(counted) or read_usage(total) or _estimate(texts)
+
+
+def _estimate(texts: Sequence[str]) -> Usage:
+    return Usage(prompt_tokens=sum(map(estimate_tokens, texts)), source="estimated")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from gateway.backends.auxiliary import AWAY_S, AuxiliaryModel
+from gateway.protocols import Used
 
 TIMEOUT_S = 2.0
 
@@ -50,10 +52,11 @@ class HttpEmbedder:
         """See `protocols.Embedder.id`."""
         return self._id
 
-    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    async def embed(self, texts: Sequence[str], used: Used | None = None) -> NDArray[np.float32]:
         """See `protocols.Embedder.embed`."""
         body = {"model": self._model, "input": texts, "encoding_format": "base64"}
-        return await self._upstream.call(body, lambda content: self._vectors(content, len(texts)))
+        told = None if used is None else partial(used, "embedder")
+        return await self._upstream.call(body, lambda content: self._vectors(content, len(texts)), texts, told)
 
     async def close(self) -> None:
         """Release connections."""

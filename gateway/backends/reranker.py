@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
 from gateway.backends.auxiliary import AuxiliaryModel
 from gateway.config import Settings, socket_path
+from gateway.protocols import Used
 
 
 class _Result(msgspec.Struct):
@@ -41,10 +43,13 @@ class HttpReranker:
         socket = str(socket_path(settings.data_dir, "embed"))
         return cls("http://local/v1", config.model, uds=socket, timeout_s=timeout_s)
 
-    async def score(self, query: str, documents: Sequence[str]) -> list[float]:
-        """0 … 1 for each document, in their order. Raises UpstreamError."""
+    async def score(self, query: str, documents: Sequence[str], used: Used | None = None) -> list[float]:
+        """0 … 1 for each document, in their order. ``used``: as for `protocols.Embedder`. Raises UpstreamError."""
         body = {"model": self._model, "query": query, "documents": documents}
-        return await self._upstream.call(body, lambda content: _scores(content, len(documents)))
+        # It reads the question with each document anew.
+        texts = [query] * len(documents) + list(documents)
+        told = None if used is None else partial(used, "cross_encoder")
+        return await self._upstream.call(body, lambda content: _scores(content, len(documents)), texts, told)
 
     async def close(self) -> None:
         """Release connections."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from gateway.cache.codes import Vector
     from gateway.cache.keys import CacheContext
+    from gateway.protocols import Used
 
     Embed = Callable[[Sequence[str]], Awaitable[Vector | None]]
     Second = Callable[[str, str, str], Awaitable[bool | None]]
@@ -74,7 +75,7 @@ class Pairs(msgspec.Struct, frozen=True):
     it is away. Asked where the verifier says ``low`` to ``high``. ``local``: it runs on this machine.
     """
 
-    score: Callable[[str, Sequence[str]], Awaitable[Sequence[float] | None]]
+    score: Callable[[str, Sequence[str], Used | None], Awaitable[Sequence[float] | None]]
     low: float
     high: float
     local: bool
@@ -96,8 +97,16 @@ class Judges:
         self._known: OrderedDict[str, tuple[Text, str]] = OrderedDict()
         self._pending: OrderedDict[str, tuple[Verdict, Promise]] = OrderedDict()
 
-    async def judge(self, context: CacheContext, near: Sequence[tuple[str, float]], promise: Promise) -> Judged:
-        """Decide on a request. ``near``: entries and their cosines, nearest first. Nothing is served without Redis."""
+    async def judge(
+        self,
+        context: CacheContext,
+        near: Sequence[tuple[str, float]],
+        promise: Promise,
+        used: Used | None = None,
+    ) -> Judged:
+        """Decide on a request. ``near``: entries and their cosines, nearest first. Nothing is served without Redis.
+        ``used`` is told what asking the cross-encoder took.
+        """
         close = [(entry, similarity) for entry, similarity in near if similarity >= SETTINGS[promise.mode].floor]
         if not close:
             return Judged()
@@ -110,7 +119,7 @@ class Judges:
                 if (known := self._known.get(entry)) is not None
             ]
             asked = read(context.question)
-            verdict = judge.judge(asked, neighbours, await self._second(judge, asked, neighbours, promise))
+            verdict = judge.judge(asked, neighbours, await self._second(judge, asked, neighbours, promise, used))
             if verdict.action == "explore":
                 _keep(self._pending, context.exact, (verdict, promise), _PENDING)
             if verdict.action != "accept":
@@ -120,14 +129,14 @@ class Judges:
             return Judged()
 
     async def _second(
-        self, judge: Judge, asked: Text, neighbours: Sequence[Neighbour], promise: Promise
+        self, judge: Judge, asked: Text, neighbours: Sequence[Neighbour], promise: Promise, used: Used | None
     ) -> dict[str, float]:
         """What the cross-encoder says of those that the verifier is not sure of; {} where it is not to be asked."""
         pairs = self.pairs
         if pairs is None or promise.mode != "question" or (promise.local_only and not pairs.local):
             return {}
         doubtful = judge.uncertain(asked, neighbours, pairs.low, pairs.high)
-        scores = await pairs.score(asked.raw, [each.text.raw for each in doubtful]) if doubtful else None
+        scores = await pairs.score(asked.raw, [each.text.raw for each in doubtful], used) if doubtful else None
         return {} if scores is None else {each.entry: p for each, p in zip(doubtful, scores, strict=True)}
 
     async def _served(self, verdict: Verdict, similarity: float, gone: tuple[str, ...]) -> Judged:

@@ -12,6 +12,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gateway.cache import codes
@@ -23,7 +24,7 @@ from gateway.cache.keys import CacheContext
 from gateway.cache.partitions import Partitions
 from gateway.cache.prefilter import Marker
 from gateway.errors import RedisAway, UpstreamError
-from gateway.protocols import Embedder
+from gateway.protocols import Embedder, Used
 from gateway.redis_io import Keys, RedisLink, Script
 from gateway.types import CacheHit
 
@@ -57,7 +58,7 @@ class SemanticCache:
         self.marker = marker or Marker()
         self.partitions = Partitions()
         self.judges = Judges(link, keys)
-        self._unlearnt: deque[CacheContext] = deque()
+        self._unlearnt: deque[tuple[CacheContext, Used | None]] = deque()
         self._learning = asyncio.Lock()
         self._closed = asyncio.Event()
 
@@ -75,12 +76,12 @@ class SemanticCache:
             return configured
         return f"{configured} {self.embedder.id}" if self.embedder.id else ""
 
-    async def introduce(self, wait_s: float) -> None:
+    async def introduce(self, wait_s: float, used: Used | None = None) -> None:
         """Ask the embedder who it is, unless that is known. Raises nothing: it may be away."""
         if self.embedder is not None and self.embedder.id is None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
-                    await self._embed(["?"])
+                    await self._embed(["?"], used)
 
     def _is_of(self, context: CacheContext) -> bool:
         """Whether the embedder that has just replied is the one whose vectors are in the request's partition."""
@@ -101,10 +102,11 @@ class SemanticCache:
         policy: str = "",
         *,
         local_only: bool = False,
+        used: Used | None = None,
     ) -> tuple[CacheHit | None, Vector | None]:
         """A stored answer to a question that means the same, and the question's embedding if one was computed.
 
-        No entry in the partition, or none that can be close enough: no embedding.
+        No entry in the partition, or none that can be close enough: no embedding. ``used`` is told what it took.
         """
         index = self.partitions.get(context.partition)
         if index is None or not self.candidates(context):
@@ -113,26 +115,33 @@ class SemanticCache:
         mark, words = self.marker.of(context.question), mode == "question"
         if not self.partitions.may_hit(context.partition, mark, words=words):
             return None, None
-        vectors = await self._embed([context.question])
+        vectors = await self._embed([context.question], used)
         if vectors is None:
             return None, None
         vector: Vector = vectors[0]
         if len(vector) != index.dimension or not self._is_of(context):
             return None, vector
-        return await self._judge(context, index, vector, Promise(mode, max_wrong_rate, policy, local_only)), vector
+        promise = Promise(mode, max_wrong_rate, policy, local_only)
+        return await self._judge(context, index, vector, promise, used), vector
 
     async def _judge(
-        self, context: CacheContext, index: PartitionIndex, vector: Vector, promise: Promise
+        self, context: CacheContext, index: PartitionIndex, vector: Vector, promise: Promise, used: Used | None
     ) -> CacheHit | None:
         near = await index.search(vector, NEIGHBOURS, self.partitions.thread)
-        judged = await self.judges.judge(context, near, promise)
+        judged = await self.judges.judge(context, near, promise, used)
         for entry_id in judged.gone:
             self.partitions.remove(context.partition, entry_id)
         return judged.hit
 
-    async def remember(self, context: CacheContext, vector: Vector | None = None, second: Second | None = None) -> None:
+    async def remember(
+        self,
+        context: CacheContext,
+        vector: Vector | None = None,
+        second: Second | None = None,
+        used: Used | None = None,
+    ) -> None:
         """Make the answer just stored under ``context.exact`` findable by similar questions. Off the request's path.
-        ``second``: who else may be asked whether it says what a stored one says.
+        ``second``: who else may be asked whether it says what a stored one says. ``used`` is told what it took.
 
         Embedding gives way to the requests that wait for one: a batch at a time, a share of the time, and past a bound
         nothing more is learnt until there is room. Returns at once where another call is at it.
@@ -142,24 +151,32 @@ class SemanticCache:
         if vector is not None:
             if self._is_of(context):
                 await self._keep(context, vector)
-            await self.judges.learn(context, self._embed, second)
+            await self.judges.learn(context, partial(self._embed, used=used), second)
         elif len(self._unlearnt) < _UNLEARNT_MAX and not self._closed.is_set():
-            self._unlearnt.append(context)
+            self._unlearnt.append((context, used))
             if not self._learning.locked():
                 async with self._learning:
                     await self._learn()
 
     async def _learn(self) -> None:
         while self._unlearnt:
-            batch = [self._unlearnt.popleft() for _ in range(min(_BATCH, len(self._unlearnt)))]
+            batch, used = self._next_batch()
             began = time.perf_counter()
-            vectors = await self._embed([context.question for context in batch])
+            vectors = await self._embed([context.question for context in batch], used)
             took = time.perf_counter() - began
             if vectors is not None:
                 kept = [(one, vector) for one, vector in zip(batch, vectors, strict=True) if self._is_of(one)]
                 await asyncio.gather(*(self._keep(one, vector) for one, vector in kept))
             if len(self._unlearnt) > _BATCH:
                 await self._pause(took * (1 / _LEARNING_SHARE - 1))
+
+    def _next_batch(self) -> tuple[list[CacheContext], Used | None]:
+        """The oldest that one and the same account pays for."""
+        context, used = self._unlearnt.popleft()
+        batch = [context]
+        while len(batch) < _BATCH and self._unlearnt and self._unlearnt[0][1] == used:
+            batch.append(self._unlearnt.popleft()[0])
+        return batch, used
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -178,11 +195,11 @@ class SemanticCache:
         if not kept:
             self.partitions.remove(context.partition, context.exact)
 
-    async def _embed(self, texts: Sequence[str]) -> Vector | None:
+    async def _embed(self, texts: Sequence[str], used: Used | None = None) -> Vector | None:
         """Shape (texts, dimension); None where the embedder is away."""
         assert self.embedder is not None
         try:
-            vectors: Vector = await self.embedder.embed(texts)
+            vectors: Vector = await self.embedder.embed(texts, used)
         except UpstreamError as error:
             _log.debug("embedder away: %s", error)
             return None

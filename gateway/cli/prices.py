@@ -22,13 +22,15 @@ _UNITS = "USD per million tokens."
 
 @app.command()
 def check(config: Config = None, as_json: AsJson = False) -> None:
-    """Every configured model with its price, where that comes from, how old it is and what is wrong with it."""
+    """Every configured model and hosted embedder: its price, where that comes from, how old it is, what is wrong."""
     import msgspec
 
     from gateway.pricing import PriceBook
     from gateway.pricing import check as find
+    from gateway.pricing.helpers import hosted_helpers
 
-    checks = find(PriceBook.load(settings(config).config.models))
+    chosen = settings(config).config
+    checks = find(PriceBook.load(chosen.models, helpers=hosted_helpers(chosen)))
     if as_json:
         print_json([msgspec.to_builtins(one) for one in checks])
     else:

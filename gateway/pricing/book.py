@@ -15,10 +15,12 @@ from gateway.pricing.compiled import Compiled
 from gateway.pricing.price_map import PriceMap
 from gateway.pricing.sheet import Sheet, decimal, plain
 from gateway.pricing.written import Overrides, local_sheet, override_sheets, own_sheets
+from gateway.protocols import Helper
 from gateway.types import Frozen, Price, Usage
 
 LOCAL_CONTEXT = 8192  # the smallest of the catalog's
 
+_NONE: Mapping[Helper, ModelConfig] = {}
 _DAY_MS = 24 * 3600 * 1000
 _ALL = frozenset({"audio", "json", "tools", "vision"})
 _MAP_CAPABILITIES = {
@@ -56,15 +58,22 @@ class Entry(Frozen, frozen=True, kw_only=True):
 class PriceBook:
     """Prices, context windows and capabilities of the configured models. Times are epoch milliseconds, None is now."""
 
-    def __init__(self, entries: Mapping[str, Entry], price_map: PriceMap, today: date | None) -> None:
-        self.entries, self.price_map = entries, price_map
+    def __init__(
+        self, entries: Mapping[str, Entry], helpers: Mapping[Helper, Entry], price_map: PriceMap, today: date | None
+    ) -> None:
+        self.entries, self.helpers, self.price_map = entries, helpers, price_map
         ever = {name: entry.periods[0] for name, entry in entries.items() if len(entry.periods) == 1}
         self._always = {name: period for name, period in ever.items() if period.from_ms == 0}
         self._fixed_ms = None if today is None else _epoch_ms(today) + _DAY_MS - 1
 
     @classmethod
     def load(
-        cls, models: Sequence[ModelConfig], overrides: Path | None = None, *, today: date | None = None
+        cls,
+        models: Sequence[ModelConfig],
+        overrides: Path | None = None,
+        *,
+        today: date | None = None,
+        helpers: Mapping[Helper, ModelConfig] = _NONE,
     ) -> PriceBook:
         """Read what these models need; about 10 ms. ``today`` stands still at that day.
 
@@ -73,7 +82,9 @@ class PriceBook:
         """
         written = Overrides.read(overrides)
         price_map = PriceMap.installed(written.litellm)
-        return cls({model.name: _entry(model, written, price_map) for model in models}, price_map, today)
+        entries = {model.name: _entry(model, written, price_map) for model in models}
+        helping = {name: _entry(model, written, price_map) for name, model in helpers.items()}
+        return cls(entries, helping, price_map, today)
 
     @property
     def now_ms(self) -> int:
@@ -94,6 +105,16 @@ class PriceBook:
             return always
         entry = self.entries.get(name)
         return entry.at(self.now_ms if at_ms is None else at_ms) if entry else None
+
+    def helper(self, name: Helper, at_ms: int) -> Period | None:
+        """The price of a hosted helper; None where there is none, or nobody has said what it costs."""
+        entry = self.helpers.get(name)
+        return entry.at(at_ms) if entry else None
+
+    def paid(self, name: Helper) -> bool:
+        """Whether a call of a helper costs anything now, as far as is known."""
+        period = self.helper(name, self.now_ms)
+        return period is not None and period.compiled.worst_case_nano(1, 0) > 0
 
     def context(self, name: str) -> int | None:
         """Tokens of prompt and answer together; None where not known."""

@@ -29,8 +29,8 @@ class PriceCheck(Frozen, frozen=True, kw_only=True):
 
 
 def check(book: PriceBook) -> list[PriceCheck]:
-    """Every configured model with its price, how old that is, and what is wrong with it."""
-    return [_checked(name, entry, book) for name, entry in book.entries.items()]
+    """Every configured model and hosted helper with its price, how old that is, and what is wrong with it."""
+    return [_checked(entry.model.name, entry, book) for entry in (*book.entries.values(), *book.helpers.values())]
 
 
 def _checked(name: str, entry: Entry, book: PriceBook) -> PriceCheck:

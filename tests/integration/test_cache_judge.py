@@ -87,7 +87,7 @@ async def test_the_judges_word_is_what_is_learnt_and_its_price_is_in_the_books(
     rows = await gate.rows(3)
     [row] = [row for row in rows if row.key_id == SHADOW_KEY]
     assert (row.model, row.rule, row.detail["judged"]) == ("wise", "cache-judge", request_id)
-    assert row.cost_nano > 0
+    assert row.cost_nano == row.verification_nano == -row.saved_nano > 0
     [asked] = [received for received in upstream.requests if received.model == "wise"]
     told: Any = asked.json["messages"]
     assert "Press the red button." in told[-1]["content"]

@@ -34,8 +34,11 @@ SUPPORT = {
     "telemetry",
 }
 STAGES = {"auth", "budget", "cache", "policy", "backends", "ledger"}
-PASSED_ALONG = {"visit", "books", "storing", "reply", "trials", "warmth", "keeping"}
-PIPELINE = {"pipeline", "story", "costs", "tracing", "routing", "shadows", "cascade", "held", "arbiter", "unattended"}
+PASSED_ALONG = {"visit", "helped", "books", "storing", "reply", "trials", "warmth", "keeping"}
+PIPELINE = {
+    *("pipeline", "story", "costs", "tracing", "routing", "shadows", "cascade", "held"),
+    *("arbiter", "unattended", "upkeep"),
+}
 RUNTIME = {"runtime", "reload"}
 HOUSE = {"economics", "reconcile", "alerts", "erase", "experiments", "export", "watching"}
 SURFACE = {"http", "dashboard"}

@@ -1,6 +1,7 @@
 """When the embedder is away or talks nonsense: an error at once, and no waiting for it again and again."""
 
 import base64
+import contextlib
 from array import array
 from typing import Any
 
@@ -60,6 +61,34 @@ async def test_takes_floats_any_order_and_any_length() -> None:
 async def test_a_reply_that_is_not_one_vector_a_text_is_broken(embeddings: list[Any]) -> None:
     with pytest.raises(UpstreamBroken):
         await embed_from(*embeddings)
+
+
+@pytest.mark.parametrize(
+    ("plan", "told"),
+    [
+        (Plan(), [("reported", 3)]),
+        (Plan(prompt_tokens=11), [("reported", 11)]),
+        (Plan(usage="missing"), [("estimated", 7)]),
+        (Plan(garbage_after=0, garbage=b"<html>"), [("estimated", 7)]),
+        (Plan(hang=True), [("estimated", 7)]),
+        (Plan(status=500), []),
+        (Plan(status=400), []),
+        (Plan(drop_connect=True), []),
+    ],
+)
+async def test_it_tells_what_may_be_billed(plan: Plan, told: list[tuple[str, int]]) -> None:
+    heard: list[tuple[str, str, int]] = []
+    async with Upstream() as up:
+        up.enqueue(plan)
+        embedder = HttpEmbedder(up.base_url, "m", timeout_s=0.5 if plan.hang else 20)
+        with contextlib.suppress(UpstreamError):
+            await embedder.embed(
+                ["some words", "electroencephalography"],
+                lambda helper, usage: heard.append((helper, usage.source, usage.prompt_tokens)),
+            )
+        await embedder.close()
+    assert [(source, tokens) for _, source, tokens in heard] == told
+    assert {helper for helper, *_ in heard} <= {"embedder"}
 
 
 @pytest.mark.parametrize(

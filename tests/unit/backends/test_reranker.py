@@ -58,6 +58,25 @@ async def test_scores_come_in_the_order_of_the_documents(url: str, upstream: Ser
 
 
 @pytest.mark.parametrize(
+    ("usage", "told"),
+    [
+        (b'{"total_tokens": 31}', ("reported", 31)),
+        (b'{"prompt_tokens": 29, "total_tokens": 29}', ("reported", 29)),
+        (b'{"total_tokens": -1}', ("estimated", 4)),
+        (b"null", ("estimated", 4)),
+    ],
+)
+async def test_it_tells_what_it_used(url: str, upstream: Served, usage: bytes, told: tuple[str, int]) -> None:
+    upstream.body = b'{"results": [{"index": 0, "relevance_score": 0}, {"index": 1, "relevance_score": 0}], "usage": '
+    upstream.body += usage + b"}"
+    heard = []
+    reranker = HttpReranker(url, "tiny", timeout_s=10)
+    await reranker.score("a", ["b", "c"], lambda helper, used: heard.append((helper, used.source, used.prompt_tokens)))
+    await reranker.close()
+    assert heard == [("cross_encoder", *told)]
+
+
+@pytest.mark.parametrize(
     "body",
     [
         b"not json",

@@ -18,6 +18,7 @@ from gateway.cache.keys import CacheContext
 from gateway.cache.lessons import lessons
 from gateway.cache.purge import Which, purge
 from gateway.cache.verifier import MEASURES
+from gateway.protocols import Used
 from gateway.redis_io import Keys, RedisLink
 from gateway.types import CacheEntry, Usage
 
@@ -29,7 +30,7 @@ def context(question: str) -> CacheContext:
     return CacheContext(partition="p", exact=f"x:{question}", normal=None, question=question)
 
 
-async def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+async def embed(texts: Sequence[str], used: Used | None = None) -> NDArray[np.float32]:
     """Answers that mean the same say "same"."""
     return np.array([[1.0, 0.0] if "same" in text else [0.0, 1.0] for text in texts], dtype=np.float32)
 
@@ -193,7 +194,7 @@ class Reader:
     def __init__(self, says: float | None) -> None:
         self.says, self.asked = says, 0
 
-    async def score(self, asked: str, stored: Sequence[str]) -> list[float] | None:
+    async def score(self, asked: str, stored: Sequence[str], used: Used | None) -> list[float] | None:
         self.asked += 1
         return None if self.says is None else [self.says] * len(stored)
 

@@ -18,6 +18,7 @@ from gateway.cache.keys import CacheContext
 from gateway.cache.prefilter import Marker
 from gateway.cache.semantic import SemanticCache
 from gateway.errors import UpstreamUnavailable
+from gateway.protocols import Used
 from gateway.redis_io import Keys, RedisLink
 from gateway.types import CacheEntry, Usage
 from tests.support.waiting import until
@@ -35,10 +36,12 @@ class Angles:
         self.asked: list[str] = []
         self.away = False
 
-    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    async def embed(self, texts: Sequence[str], used: Used | None = None) -> NDArray[np.float32]:
         self.asked += texts
         if self.away:
             raise UpstreamUnavailable("the embedder is away")
+        if used is not None:
+            used("embedder", Usage(prompt_tokens=len(texts)))
         return np.array([[np.cos(self.angles[text]), np.sin(self.angles[text])] for text in texts], dtype=np.float32)
 
     async def close(self) -> None: ...
@@ -217,6 +220,23 @@ async def test_a_vector_that_is_no_number_is_never_near(one: Worker) -> None:
     assert await one.finds(PARAPHRASE) is None
 
 
+async def test_what_is_learnt_together_is_paid_by_one(one: Worker) -> None:
+    """A batch waits while the first is embedded; then as many as one account pays for go together."""
+    asked = [context(question) for question in (*ANGLES, "who", "where")]
+    one.embedder.angles |= {"who": 0.2, "where": 0.3}
+    for each in asked:
+        await one.redis.set(one.keys.exact(each.exact), b"an answer")
+    told: list[tuple[str, int]] = []
+
+    def meter(name: str) -> Used:
+        return lambda _helper, usage: told.append((name, usage.prompt_tokens))
+
+    red, blue = meter("red"), meter("blue")
+    payers = (red, red, red, blue, blue)
+    await asyncio.gather(*(one.cache.remember(each, used=payer) for each, payer in zip(asked, payers, strict=True)))
+    assert told == [("red", 1), ("red", 2), ("blue", 2)]
+
+
 async def test_a_burst_is_learnt_in_batches_one_at_a_time_and_within_a_bound(
     one: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,7 +250,7 @@ async def test_a_burst_is_learnt_in_batches_one_at_a_time_and_within_a_bound(
     running = most = 0
     embed, release = one.embedder.embed, asyncio.Event()
 
-    async def slow(texts: Sequence[str]) -> NDArray[np.float32]:
+    async def slow(texts: Sequence[str], used: Used | None = None) -> NDArray[np.float32]:
         nonlocal running, most
         running, most = running + 1, max(most, running + 1)
         sizes.append(len(texts))
