@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from gateway.ledger.where import ledger_url
 from tests.support.collector import Collector
 from tests.support.gateway import ADMIN, Gateway, gateway, hosted, local
 from tests.support.inbox import Webhook, webhook
+from tests.support.models import EMBED, embed_model, served
 from tests.support.upstream import Plan, Upstream
 from tests.support.waiting import until
 from tests.support.wiretap import Wiretap
@@ -92,6 +93,12 @@ BODIES: dict[str, dict[str, Any]] = {
     "files": {"purpose": "batch", "file": PROMPT},
     "batches": {"input": PROMPT, "endpoint": "/v1/chat/completions", "completion_window": "24h"},
 }
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Iterator[str]:
+    with served("embed", "--model", str(embed_model())) as address:
+        yield f"{address}/v1"
 
 
 class Outside:
@@ -280,6 +287,48 @@ async def test_questions_that_mean_the_same_are_not_compared_elsewhere(
     for question in (PROMPT, f"What's the capital of {SECRET}?", f"Which city is the capital of {SECRET}?"):
         assert (await stays(gate, question)).status_code == 200
     await gate.runtime.books.drain()
+    assert outside.knows() == []
+
+
+async def test_what_this_machine_compares_no_judge_and_no_cross_encoder_elsewhere_is_told(
+    tmp_path: Path, near: Upstream, upstream: Upstream, outside: Outside, embedder: str
+) -> None:
+    """The embedder is this machine's, so that questions which must stay are compared as well; who else might be asked
+    about a doubtful pair is not.
+    """
+    asked = {
+        "How do I reset my {} password?": "Press the red button.",
+        "How do I change my forgotten {} password?": "In Settings, choose Forgot, then push 1 red button.",
+    }
+    sections: dict[str, Any] = {
+        "embedder": {"url": embedder, "model": EMBED},
+        "cache": {
+            "judge": {"model": "far", "usd_per_day": 100},
+            "cross_encoder": {"model": "other", "url": outside.embedder.base_url, "low": 0.0, "high": 1.0},
+        },
+    }
+    models = [local("near", near.base_url), hosted("far", outside.upstream.base_url)]
+    stay = {"name": "default", "rules": [POLICY["rules"][0], {"name": "rest", "use": ["near"]}]}
+    async with gateway(tmp_path, models, [stay], **sections) as running:
+        running.runtime.view = msgspec.structs.replace(running.runtime.view, embedder_local=True)
+        pairs_of_others: list[str] = []
+        for name, headers in ((SECRET, TAGGED), ("Wordpress", {})):
+            ids = []
+            for question, answer in asked.items():
+                near.default = Plan(text=answer, extra={"confidence": 1.0})
+                size = running.runtime.semantic.size
+                reply = await running.chat(question.format(name), headers=headers)
+                ids.append(reply.headers["x-gateway-request-id"])
+                assert (reply.status_code, reply.headers["x-gateway-model"]) == (200, "near"), question
+                if reply.headers["x-gateway-cache"] == "miss":
+                    await until(lambda: running.runtime.semantic.size > size)  # noqa: B023 - in this round
+                await running.runtime.books.drain()
+            for score in ({"score": -1}, {"wrong_cache_hit": True}):
+                for each in ids:
+                    await running.http.post("/v1/feedback", json={"request_id": each, **score})
+            pairs_of_others = outside.knows(name)
+            assert (pairs_of_others == []) == (name == SECRET)
+        assert {"upstream", "embedder"} <= set(pairs_of_others), "everybody else's pair is told to both"
     assert outside.knows() == []
 
 
