@@ -454,7 +454,6 @@ def _check(config: GatewayConfig, document: Document) -> None:
         if target not in known:
             raise document.error(f"probes.targets names '{target}', which is no model", ".probes", "targets")
     cross_encoder = config.cache.cross_encoder
-    if cross_encoder is not None and not cross_encoder.url and (config.embedder.url or not config.embedder.enabled):
     for at, helper in ((".embedder", config.embedder), (".cache.cross_encoder", cross_encoder)):
         if helper is None or helper.price is None:
             continue
@@ -462,6 +461,7 @@ def _check(config: GatewayConfig, document: Document) -> None:
             raise document.error("what this machine serves itself has no 'price'", at, "price")
         if any(not math.isfinite(number) for number in _numbers(helper.price)):
             raise document.error("a price cannot be negative, infinite or no number", at, "price")
+    if cross_encoder is not None and not cross_encoder.url and (config.embedder.url or not config.embedder.enabled):
         reason = "cache.cross_encoder is served by the embedding process, and there is none: give it a 'url'"
         raise document.error(reason, ".cache", "cross_encoder")
     if config.cache.judge is not None and config.cache.judge.model not in known:
