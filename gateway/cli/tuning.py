@@ -41,13 +41,16 @@ def quantize(
     with mending(name), Bar(Path(name).name) as bar:
         dropped = prune.layers(prune_layers) if prune_layers else frozenset()
         source = _source(name, folder, bar)
-        kinds = choose.CANDIDATES if best else (kind.upper(),)
+        wanted = choose.CANDIDATES if best else (kind.upper(),)
+        names = {each: _filename(name, source, each, prune_layers) for each in wanted}
+        names = {each: file for each, file in names.items() if (folder / file).resolve() != source.resolve()}
+        if not names:
+            raise Problem(f"{source.name} is of this type already")
         with tempfile.TemporaryDirectory(dir=folder, prefix=".quantize-") as scratch:
-            files = {each: Path(scratch) / _filename(name, source, each, prune_layers) for each in kinds}
-            made = [choose.variant(source, file, each, dropped, bar) for each, file in files.items()]
+            made = [choose.variant(source, Path(scratch) / file, each, dropped, bar) for each, file in names.items()]
             kept = choose.best(made, max_loss) if best else made[0]
             if kept:
-                _keep(kept.path, source, folder)
+                os.replace(kept.path, folder / kept.path.name)
             bar("measure the source", 0, None)
             before = measure.measure(source)
     where = folder / kept.path.name if kept else None
@@ -90,13 +93,6 @@ def _filename(name: str, source: Path, kind: str, pruned: str) -> str:
     return f"{stem}{without}-{kind}.gguf"
 
 
-def _keep(made: Path, source: Path, folder: Path) -> None:
-    target = folder / made.name
-    if target.resolve() == source.resolve():
-        raise Problem(f"{source.name} is of this type already")
-    os.replace(made, target)
-
-
 def _report(source: Measured, made: list[Variant], kept: Variant | None, where: Path | None, as_json: bool) -> None:
     if as_json:
         import msgspec
@@ -111,7 +107,7 @@ def _report(source: Measured, made: list[Variant], kept: Variant | None, where: 
         "\nSpeeds in tokens/s; divergence from the source in nats per token, on the text that ships with Farthing."
     )
     if where:
-        typer.echo(f"Kept: {where}")
+        typer.echo(f"Kept: {where}\nServe it with `local: file:{where}` in gateway.yaml.")
 
 
 def _row(kind: str, measured: Measured) -> tuple[str, ...]:

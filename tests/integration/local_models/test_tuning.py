@@ -107,6 +107,13 @@ def test_what_cannot_be_done_is_said_and_leaves_nothing(
     assert not list(tmp_path.glob("*.gguf"))
 
 
+def test_the_type_a_model_comes_in_is_not_made_of_it_again(tmp_path: Path) -> None:
+    (tmp_path / "smollm2-135m-instruct-Q4_1.gguf").touch()
+    done = gateway(tmp_path, "quantize", "smollm2-135m-instruct", "--type", "q4_1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "smollm2-135m-instruct-Q4_1.gguf is of this type already" in done.stderr
+
+
 def test_the_best_is_the_fastest_of_those_that_lose_little() -> None:
     def made(kind: str, loss: float, speed: float) -> Variant:
         speeds = Speeds({"1": speed, "4": speed, "16": speed}, speed)
