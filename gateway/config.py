@@ -175,6 +175,7 @@ class EngineConfig(Strict, frozen=True, kw_only=True):
 
     slots: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
     context: Annotated[int, msgspec.Meta(ge=0)] = 0
+    default_max_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
     n_gpu_layers: Annotated[int, msgspec.Meta(ge=-1)] = 0
     max_queue: Annotated[int, msgspec.Meta(ge=1)] = 32

@@ -78,6 +78,10 @@ def _chat_arguments(parser: argparse.ArgumentParser) -> None:
         help="how much longer than usual a step may get for another's prompt (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
+        "--default-max-tokens", type=_count, default=0, metavar="N",
+        help="how long an answer may get whose request sets no limit, within the context (default: 2048)",
+    )  # fmt: skip
+    parser.add_argument(
         "--gpu-layers", type=int, default=0, metavar="N", help="layers on Metal or CUDA, -1 for all (default: 0)"
     )
     parser.add_argument("--template", type=_existing, metavar="FILE", help="a chat template instead of the GGUF's own")
@@ -168,6 +172,7 @@ def _chat(args: argparse.Namespace) -> int:
         max_batch_queue=args.max_batch_queue,
         patience=args.max_wait,
         stall=args.max_stall,
+        default_max_tokens=args.default_max_tokens,
         template=args.template.read_text(encoding="utf-8") if args.template else None,
         draft=args.draft,
         keep=args.keep,

@@ -70,6 +70,7 @@ def _engine_options(engine: EngineConfig, keep: Path) -> tuple[str, ...]:
     options = {
         "--slots": engine.slots,
         "--ctx": engine.context,
+        "--default-max-tokens": engine.default_max_tokens,
         "--threads": engine.threads,
         "--gpu-layers": engine.n_gpu_layers,
         "--max-queue": engine.max_queue,

@@ -25,8 +25,9 @@ logger = logging.getLogger(__name__)
 # A task is let in where the cache has room for its prompt and this much of an answer.
 _FORESIGHT = 256
 # Buried cells are passed over by each row of each step; moving what is alive together costs about 5 us a cell. From so
-# many of them on, and one for each few alive, moving pays within a few steps.
-_LEAST_DEAD, _ALIVE_A_DEAD = 256, 4
+# many of them on, and one for each few alive, moving pays within a few steps. It takes about as long as a step: a first
+# token waits for it only where there are several times as many.
+_LEAST_DEAD, _ALIVE_A_DEAD, _URGENT = 256, 4, 4
 
 
 class Batching:
@@ -105,7 +106,7 @@ class Batching:
 
     def end_all(self) -> list[Task]:
         """Forget everything there is; the tasks that ran."""
-        tasks, self.tasks = self.tasks, []
+        tasks, self.tasks, self._since = self.tasks, [], None
         self._context.clear()
         self._idle.clear()
         self._free = list(range(self._context.shape.sequences))
@@ -129,10 +130,11 @@ class Batching:
         if not work:
             self._since = None
             return ended, []
-        if self._context.dead > _LEAST_DEAD + self.cells // _ALIVE_A_DEAD:
+        urgent = any(task.lane == "interactive" and not task.drawn for task, _ in work)
+        if self._context.dead > (_LEAST_DEAD + self.cells // _ALIVE_A_DEAD) * (_URGENT if urgent else 1):
             self._gather()
         try:
-            rows = self._compute([piece for _, piece in work])
+            rows = self._compute([piece for _, piece in work], urgent)
         except NoCells:
             return ended, self._make_room()
         deltas = self._draw(work, rows)
@@ -142,14 +144,16 @@ class Batching:
         self._since = now if self.tasks else None
         return ended + finished, []
 
-    def _compute(self, pieces: list[Piece]) -> Logits:
-        self._context.use(self._threads.count)
+    def _compute(self, pieces: list[Piece], urgent: bool) -> Logits:
+        threads = self._threads.settled if urgent else self._threads.count
+        self._context.use(threads)
         if self._drafter:
-            self._drafter.use(self._threads.count)
+            self._drafter.use(threads)
         begun, on_core = time.perf_counter(), time.thread_time()
         rows = self._context.decode(pieces)
         usual = self._cost.usual(sum(len(piece.tokens) for piece in pieces))
-        self._threads.observe(time.perf_counter() - begun, time.thread_time() - on_core, usual)
+        if threads == self._threads.count:
+            self._threads.observe(time.perf_counter() - begun, time.thread_time() - on_core, usual)
         return rows
 
     def _drafted(self, plan: list[tuple[Task, int]]) -> list[tuple[Task, Piece]]:
@@ -247,26 +251,30 @@ class Batching:
                 delta = Delta(delta.text, delta.finish, task.timings(now), delta.confidence, delta.logprobs)
             events.append((task.stream, delta))
         # Who reads that an answer is complete finds its slot free.
-        for task in finished:
-            self._leave(task)
-            task.close()
-            self._metrics.finished(task, now)
-        deliver(events)
+        try:
+            for task in finished:
+                self._leave(task)
+                task.close()
+                self._metrics.finished(task, now)
+        finally:
+            deliver(events)
         return finished
 
     def _share(self) -> None:
         """Let those who wait for another's prompt go on as soon as it is computed, or will not be."""
         for task in self.tasks:
             leader = task.leader
-            if leader is None:
+            if leader is None or (leader.sequence >= 0 and leader.computed < task.shared):
                 continue
+            self._context.bury(task.sequence, 0)
+            task.leader, task.cached, task.computed = None, task.cached - task.computed, 0
             if leader.sequence < 0:
-                task.leader = None
-            elif leader.computed >= task.shared:
-                self._context.bury(task.sequence, 0)
+                # It has ended or lost its slot: what it computed was kept.
+                task.computed = self._begin(task, task.sequence)
+            else:
                 self._context.copy(leader.sequence, task.sequence, task.shared)
-                task.cached += task.shared - task.computed
-                task.computed, task.leader = task.shared, None
+                task.computed = task.shared
+            task.cached += task.computed
 
     def _follow(self, task: Task) -> None:
         """Where a running task is computing the beginning of this prompt, wait for it rather than compute it twice."""
@@ -316,11 +324,12 @@ class Batching:
 
     def _leave(self, task: Task, keep: bool = True) -> None:
         """A task gives up its slot; what it computed stays for whoever begins like it, unless that is in doubt."""
-        self.tasks.remove(task)
-        sequence, tokens, task.leader = task.sequence, task.held(), None
+        sequence, tokens = task.sequence, task.held()
+        # While this may fail the task is still among those that a failure is told to.
         if keep and self._context.trims and tokens.size >= prefix.LEAST and not self._idle.covers(tokens):
             self._keep(prefix.Kept(tokens, self._context.save(sequence)))
-        task.sequence, task.computed, task.shared = -1, 0, 0
+        self.tasks.remove(task)
+        task.leader, task.sequence, task.computed, task.shared = None, -1, 0, 0
         self._release(sequence)
         if not self.tasks:
             self._context.clear()

@@ -20,6 +20,9 @@ from local_models.chat.store import Store, fingerprint
 from local_models.native import physical_cores
 
 DEFAULT_CONTEXT, DEFAULT_SLOTS = 8192, 16
+# An answer that nobody bounds: twice what a policy assumes of one. A small model that finds no end is cut after about
+# a minute on two cores with every slot taken, not after four at the end of the context; see docs/engine.md.
+DEFAULT_MAX_TOKENS = 2048
 # Tokens a step at most: a prompt alone is computed in pieces of this size, and leaving is noticed between two.
 BATCH = 256
 # KV cells for each slot where memory allows, and the part of free memory that may go to them.
@@ -47,6 +50,7 @@ class Wanted(msgspec.Struct, frozen=True):
     max_batch_queue: int = 4096
     patience: float = 60.0
     stall: float = 2.0
+    default_max_tokens: int = 0
     template: str | None = None
     draft: Path | None = None
     keep: Path | None = None
@@ -78,6 +82,7 @@ def build(wanted: Wanted, metrics: Metrics) -> Engine:
         max_batch_queue=wanted.max_batch_queue,
         patience=wanted.patience,
         stall=wanted.stall,
+        default_max_tokens=wanted.default_max_tokens or DEFAULT_MAX_TOKENS,
     )
     metrics.loaded(time.perf_counter() - started)
     kind = "q8_0" if made.invariant else "other"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from local_models.chat.context import Context, Piece, Shape
+from local_models.chat.context import Context, NoCells, Piece, Shape, Tokens
 from local_models.chat.model import LoadError, Model
 from local_models.chat.prefix import as_tokens, common
 from local_models.chat.speculate import Acceptance, length
@@ -58,7 +58,15 @@ class Drafter:
 
     def draft(self, slot: int, tokens: Sequence[int], count: int) -> list[int]:
         """The likeliest `count` tokens after these; none while a long prompt is still being read."""
-        told = as_tokens(tokens)
+        try:
+            return self._drafted(slot, as_tokens(tokens), count)
+        except NoCells:
+            # Slots keep what they read last, and all of it may be more than there is room for: it is read again.
+            self._context.clear()
+            self._held = [as_tokens([])] * len(self._held)
+            return []
+
+    def _drafted(self, slot: int, told: Tokens, count: int) -> list[int]:
         same = min(common(self._held[slot], told), told.size - 1)
         self._context.cut(slot, same)
         self._held[slot] = told[: same + _PIECE]

@@ -1,7 +1,7 @@
 """The engine: one thread that owns the context and computes a step after another for whoever is there.
 
 Requests join and leave between steps. What the outside sees is `Engine.submit(generation)`, which gives a `Stream` of
-`Delta`s or refuses at once, and `Stream.aclose()`, which frees the slot with the next step.
+`Delta`s or refuses at once, and `Stream.cancel()`, which frees the slot with the next step.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ _LOOK_SECONDS = 0.25
 class Options(msgspec.Struct, frozen=True):
     """How many run (`slots`) and wait at once, each lane with a queue of its own; `patience`: seconds an interactive
     request may wait for a slot; `context`: tokens one sequence may have; `idle_cells`: tokens whose keys and values are
-    kept for reuse."""
+    kept for reuse; `default_max_tokens`: how long an answer may get whose request does not say."""
 
     slots: int
     context: int
     idle_cells: int
+    default_max_tokens: int
     max_queue: int = 32
     max_batch_queue: int = 4096
     patience: float = 60.0
@@ -129,7 +130,8 @@ class Engine:
                 self.metrics.refused(lane)
                 raise Overloaded(self._bounded(wait), f"it would wait about {wait:.0f} s")
             stream = Stream(generation, self._forget)
-            self._queue.add(Task(stream, self.model, room, time.perf_counter() + patience))
+            limit = min(generation.max_tokens or self.options.default_max_tokens, room)
+            self._queue.add(Task(stream, self.model, limit, time.perf_counter() + patience))
             self._changed.notify()
         return stream
 
@@ -185,7 +187,8 @@ class Engine:
 
     def _forget(self, stream: Stream) -> None:
         with self._changed:
-            self._queue.remove(lambda task: task.stream is stream)
+            if task := self._queue.forget(stream.generation.lane, stream):
+                task.close()
             self._changed.notify()
 
     def _run(self) -> None:
@@ -194,8 +197,8 @@ class Engine:
                 self._changed.wait_for(lambda: self._closed or len(self._queue) or self._batching.tasks)
                 if self._closed:
                     break
-                self._admit(time.perf_counter())
-            self._step()
+                self._attempt("requests cannot be given slots", lambda: self._admit(time.perf_counter()))
+            self._attempt("a step failed", self._step)
         self._fail(
             [*self._batching.end_all(), *self._queue.remove(lambda _: True)], "the model process is shutting down"
         )
@@ -218,18 +221,21 @@ class Engine:
                 logger.exception("a request cannot be started")
                 self._fail([task], str(error))
 
+    def _attempt(self, what: str, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:  # the thread's edge: it must outlive whatever one step can do to it
+            logger.exception(what)
+            self._fail(self._batching.end_all(), str(error))
+
     def _refuse(self, late: Sequence[Task]) -> None:
         deliver((task.stream, Overloaded(self._retry_after(task.lane), "it waited too long")) for task in late)
         for task in late:
             self.metrics.refused(task.lane)
+            task.close()
 
     def _step(self) -> None:
-        try:
-            ended, lost = self._batching.step()
-        except Exception as error:  # the thread's edge: it must outlive whatever one step can do to it
-            logger.exception("a step failed")
-            self._fail(self._batching.end_all(), str(error))
-            return
+        ended, lost = self._batching.step()
         for task in ended:
             if task.started_at:
                 seconds = time.perf_counter() - task.started_at

@@ -12,7 +12,7 @@ document, which still gets on. (Sarathi-Serve's chunked prefill, https://arxiv.o
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, Literal, Protocol, TypeVar
 
@@ -104,22 +104,25 @@ def _share(prompts: Sequence[J], room: int) -> list[tuple[J, int]]:
 
 
 class Queued(Protocol):
-    """What waits for a slot: its lane, and until when (on the clock of `Queue`'s caller) it is worth starting."""
+    """What waits for a slot: its lane, until when (on the clock of `Queue`'s caller) it is worth starting, and the
+    `stream` it is known by to whoever asked."""
 
     @property
     def lane(self) -> Lane: ...
     @property
     def deadline(self) -> float: ...
+    @property
+    def stream(self) -> object: ...
 
 
 Q = TypeVar("Q", bound=Queued)
 
 
 class Queue(Generic[Q]):
-    """Requests waiting for a slot, first come first served within a lane."""
+    """Requests waiting for a slot, first come first served within a lane. Thousands may leave it at one time."""
 
     def __init__(self) -> None:
-        self._lanes: dict[Lane, deque[Q]] = {lane: deque() for lane in LANES}
+        self._lanes: dict[Lane, OrderedDict[int, Q]] = {lane: OrderedDict() for lane in LANES}
 
     def __len__(self) -> int:
         return sum(map(len, self._lanes.values()))
@@ -130,32 +133,32 @@ class Queue(Generic[Q]):
 
     def add(self, item: Q) -> None:
         """Wait at the end of its lane."""
-        self._lanes[item.lane].append(item)
+        self._lanes[item.lane][id(item.stream)] = item
 
     def back(self, item: Q) -> None:
         """Wait again, first in its lane: it had a slot and lost it."""
-        self._lanes[item.lane].appendleft(item)
+        self.add(item)
+        self._lanes[item.lane].move_to_end(id(item.stream), last=False)
+
+    def forget(self, lane: Lane, stream: object) -> Q | None:
+        """Take out what is known by this stream, if it waits."""
+        return self._lanes[lane].pop(id(stream), None)
 
     def remove(self, unwanted: Callable[[Q], bool]) -> list[Q]:
         """Take out what is unwanted."""
-        gone = [item for lane in self._lanes.values() for item in lane if unwanted(item)]
-        if gone:
-            lost = set(map(id, gone))
-            for lane, items in self._lanes.items():
-                self._lanes[lane] = deque(item for item in items if id(item) not in lost)
+        gone = [item for lane in self._lanes.values() for item in lane.values() if unwanted(item)]
+        for item in gone:
+            self.forget(item.lane, item.stream)
         return gone
 
     def peek(self, running: Iterable[Lane], slots: int) -> Q | None:
         """Whose turn it is: the interactive lane's, unless the batch lane waits and has none of several slots."""
-        interactive, batch = (self._lanes[lane] for lane in LANES)
-        if batch and (not interactive or _below_floor(running, slots)):
-            return batch[0]
-        return interactive[0] if interactive else None
+        interactive, batch = (next(iter(self._lanes[lane].values()), None) for lane in LANES)
+        return batch if batch and (not interactive or _below_floor(running, slots)) else interactive
 
     def take(self, item: Q) -> None:
-        """The head of a lane leaves the queue."""
-        popped = self._lanes[item.lane].popleft()
-        assert popped is item, "only the head of a lane is taken"
+        """It has its slot: it leaves the queue."""
+        del self._lanes[item.lane][id(item.stream)]
 
 
 def _below_floor(running: Iterable[Lane], slots: int) -> bool:

@@ -43,9 +43,9 @@ class EngineFailed(Exception):
 class Generation(msgspec.Struct, frozen=True):
     """A request: prompt tokens, how to sample, when to stop.
 
-    `max_tokens` None goes on to the end of the context. `logprobs` is how many alternatives to report for each token,
-    None no log-probabilities at all. A `reproducible` prompt is computed from its first token where the context is not
-    invariant (see `Context`). `patience` is how many seconds it may wait for a slot, None the engine's own.
+    `max_tokens` None leaves it to the engine's `default_max_tokens`. `logprobs` is how many alternatives to report for
+    each token, None no log-probabilities at all. A `reproducible` prompt is computed from its first token where the
+    context is not invariant (see `Context`). `patience` is how many seconds it may wait for a slot, None the engine's.
     """
 
     prompt: list[int]

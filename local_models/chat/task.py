@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import numpy as np
@@ -16,6 +17,10 @@ from local_models.chat.stream import Delta, Finish, Stream, Timings, TokenLogpro
 from local_models.chat.text import TextStream
 
 
+class NotNumbers(RuntimeError):
+    """A model computed infinities, or what is no number at all."""
+
+
 class Task:
     """Owned by the engine's thread once it has been queued.
 
@@ -23,12 +28,11 @@ class Task:
     lose its sequence and go on later: everything else stays.
     """
 
-    def __init__(self, stream: Stream, model: Model, room: int, deadline: float) -> None:
-        """`room`: tokens the answer may have at most; `deadline`: by `time.perf_counter`, when to give up waiting."""
+    def __init__(self, stream: Stream, model: Model, limit: int, deadline: float) -> None:
+        """`limit`: tokens the answer may have at most; `deadline`: by `time.perf_counter`, when to give up waiting."""
         generation = stream.generation
-        self.stream, self.generation, self.deadline = stream, generation, deadline
+        self.stream, self.generation, self.limit, self.deadline = stream, generation, limit, deadline
         self.lane: Lane = generation.lane
-        self.limit = min(generation.max_tokens or room, room)
         self.tokens: list[int] = list(generation.prompt)
         self.sequence, self.computed = -1, 0
         # Another task that is computing the beginning of this prompt, and how much of it they share.
@@ -89,12 +93,18 @@ class Task:
         return self.lookup.draft(most)
 
     def draw(self, row: Logits) -> tuple[int, Delta | None]:
-        """Draw the next token from its logits; the delta it makes, if there is text to send or an end."""
+        """Draw the next token from its logits; the delta it makes, if there is text to send or an end.
+
+        Raises NotNumbers, GrammarRefused.
+        """
         assert self._drawer, "it has been started"
         best = int(row.argmax())
+        # The arg-max of a row with a NaN is that NaN; llama.cpp's samplers end the process on it.
+        if not math.isfinite(top := float(row[best])):
+            raise NotNumbers("the model's logits are not numbers: its file is damaged, or its weights overflow here")
         token = self._drawer.draw(row, best)
         self.drawn += 1
-        total = log_normaliser(row, float(row[best]), self._model.scratch)
+        total = log_normaliser(row, top, self._model.scratch)
         self._tally.add(float(row[token]) - total, self._model.piece(token))
         ends = token in self._model.ends
         if self.generation.logprobs is not None and not ends:

@@ -40,8 +40,13 @@ class Threads:
         """Threads for the next step."""
         return self._choices[self._at if self._trying is None else self._trying]
 
+    @property
+    def settled(self) -> int:
+        """The same without trials: for a step that somebody's first token waits for."""
+        return self._choices[self._at]
+
     def observe(self, wall: float, cpu: float, usual: float) -> None:
-        """Learn from a step: the seconds it took, those its first thread was on a core, those it should take."""
+        """Learn from a step of `count` threads: seconds it took, those its first was on a core, its usual ones."""
         if self._trying is not None:
             self._judge(wall / usual)
             return

@@ -21,7 +21,7 @@ from tests.support.models import CHAT, chat_model, free_port, process, served, w
 
 ASK: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
 LONG: list[Any] = [{"role": "user", "content": "Count from one to one thousand, in words."}]
-QUEUE = 3
+QUEUE, UNBOUNDED = 3, 40
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,8 @@ def address() -> Iterator[str]:
         "2048",
         "--max-queue",
         str(QUEUE),
+        "--default-max-tokens",
+        str(UNBOUNDED),
         "--slots",
         "1",
     )
@@ -89,6 +91,16 @@ def test_the_length_is_bounded(client: openai.OpenAI, field: str) -> None:
     reply = ask(client, messages=LONG, **{"max_tokens": None, field: 5})
     assert reply.choices[0].finish_reason == "length"
     assert reply.usage.completion_tokens == 5
+
+
+@pytest.mark.parametrize(
+    ("asked", "drawn"), [({}, UNBOUNDED), ({"max_tokens": None}, UNBOUNDED), ({"max_tokens": 45}, 45)]
+)
+def test_an_answer_that_nobody_bounds_is_bounded_by_the_process(
+    client: openai.OpenAI, asked: dict[str, Any], drawn: int
+) -> None:
+    reply = client.chat.completions.create(model=CHAT, messages=LONG, extra_body={"ignore_eos": True}, **asked)
+    assert (reply.choices[0].finish_reason, reply.usage.completion_tokens) == ("length", drawn)
 
 
 @pytest.mark.parametrize("stop", ["France", ["nowhere", "of France is"]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -72,15 +73,42 @@ async def test_a_seed_gives_the_same_text_in_a_crowd(small: Engine) -> None:
     assert len(set(alone)) > 1
 
 
-async def test_a_shared_system_prompt_is_computed_once_also_by_a_crowd(small: Engine) -> None:
+@pytest.mark.parametrize("tokens", [4, 1])
+async def test_a_shared_system_prompt_is_computed_once_also_by_a_crowd(small: Engine, tokens: int) -> None:
     def prompt(question: str) -> list[int]:
         return small.model.prompt([{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}])
 
-    streams = [small.submit(Generation(prompt(text), GREEDY, 4)) for text in QUESTIONS[:4]]
+    streams = [small.submit(Generation(prompt(text), GREEDY, tokens)) for text in QUESTIONS[:4]]
     timings = [last.timings for _, last in await asyncio.gather(*map(read, streams))]
     computed = sum(each.prompt_n for each in timings if each)
     assert computed < len(prompt(QUESTIONS[0])) + 4 * 40
     assert all(each and each.cache_n > 80 for each in timings[1:])
+
+
+async def test_who_waits_for_anothers_prompt_goes_on_with_what_that_one_left(
+    small: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, _ = await read(ask(small, SYSTEM * 4, 8))
+    small._batching._idle.clear()
+    decode, loop, followers = small._context.decode, asyncio.get_running_loop(), []
+
+    async def follow() -> None:
+        followers.append(ask(small, SYSTEM * 4, 8))
+
+    def leaves(pieces: Any) -> Any:
+        monkeypatch.undo()
+        rows = decode(pieces)
+        asyncio.run_coroutine_threadsafe(follow(), loop).result(20)
+        leader.cancelled = True
+        return rows
+
+    monkeypatch.setattr(small._context, "decode", leaves)
+    leader = ask(small, SYSTEM * 4, 8)
+    await until(lambda: followers)
+    text, last = await read(followers[0])
+    assert text == expected
+    assert last.timings is not None
+    assert 0 < last.timings.cache_n < last.timings.prompt_n + last.timings.cache_n - 100
 
 
 def damage(folder: Path) -> None:
@@ -166,6 +194,24 @@ async def test_an_interactive_request_does_not_wait_for_batch_jobs_which_end_as_
     assert lost_slots(small) > 0
 
 
+async def test_no_first_token_waits_until_the_cache_has_been_tidied(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with engine(slots=2) as made:
+        batching, drawn = made._batching, []
+        tidy = batching._gather
+
+        def watched() -> None:
+            drawn.append([task.drawn for task in batching.tasks])
+            tidy()
+
+        monkeypatch.setattr(batching, "_gather", watched)
+        running = ask(made, QUESTIONS[5], 60, ignore_eos=True, speculative=False)
+        await anext(running)
+        streams = [ask(made, SYSTEM * 4, 1), ask(made, QUESTIONS[3], 8, ignore_eos=True), running]
+        await asyncio.gather(*map(read, streams))
+    assert drawn
+    assert all(map(all, drawn))
+
+
 async def test_a_cache_too_small_for_all_of_them_makes_some_wait_and_all_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("local_models.chat.build._CELLS_A_SLOT", 1)
     async with engine(context=256, slots=6) as made:
@@ -201,6 +247,79 @@ async def test_a_failed_step_fails_who_was_in_it_and_the_next_is_served(
     assert "a step failed" in caplog.text
     assert "Paris" in (await read(ask(small, QUESTIONS[0])))[0]
     assert sequences_held(small) == 0
+
+
+async def test_the_time_after_a_failure_is_nobodys(small: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode, calls = small._context.decode, iter(range(3))
+
+    def breaks(pieces: Any) -> Any:
+        if next(calls) == 2:
+            monkeypatch.undo()
+            raise RuntimeError("llama_decode answers -3")
+        return decode(pieces)
+
+    monkeypatch.setattr(small._context, "decode", breaks)
+    with pytest.raises(EngineFailed):
+        await read(ask(small, QUESTIONS[5], ignore_eos=True))
+    await asyncio.sleep(0.3)
+    before, asked = small.load().busy_seconds, time.perf_counter()
+    await read(ask(small, QUESTIONS[0], 1))
+    assert small.load().busy_seconds - before <= time.perf_counter() - asked
+
+
+async def test_a_slot_that_cannot_be_given_away_fails_who_has_one_and_nobody_waits_for_ever(
+    small: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(sequence: int, start: int = 0) -> Any:
+        monkeypatch.undo()
+        raise MemoryError("no memory to keep it in")
+
+    jobs = [ask(small, text, 400, lane="batch", ignore_eos=True) for text in QUESTIONS[:4]]
+    for job in jobs:
+        await anext(job)
+    monkeypatch.setattr(small._context, "save", full)
+    assert "Paris" in (await read(ask(small, QUESTIONS[0])))[0]
+    for job in jobs:
+        with pytest.raises(EngineFailed, match="no memory"):
+            await read(job)
+    assert "cannot be given slots" in caplog.text
+    await until(lambda: idle(small))
+    assert sequences_held(small) == 0
+
+
+@pytest.mark.parametrize("sampler", [GREEDY, Sampler(temperature=1.0, top_p=0.9)])
+async def test_logits_that_are_no_numbers_end_the_answer_not_the_process(
+    small: Engine, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = small._context.decode
+
+    def overflows(pieces: Any) -> Any:
+        rows = decode(pieces)
+        rows[:, 7] = float("nan")
+        return rows
+
+    monkeypatch.setattr(small._context, "decode", overflows)
+    with pytest.raises(EngineFailed, match="not numbers"):
+        await read(ask(small, QUESTIONS[0], sampler=sampler))
+    monkeypatch.undo()
+    assert "Paris" in (await read(ask(small, QUESTIONS[0])))[0]
+
+
+async def test_who_lost_its_slot_and_leaves_while_it_waits_leaves_nothing_behind() -> None:
+    async with engine(slots=1) as made:
+        job = ask(made, QUESTIONS[5], 400, lane="batch", ignore_eos=True, sampler=Sampler(temperature=1.0))
+        await anext(job)
+        (task,) = made._batching.tasks
+        endless = ask(made, QUESTIONS[3], 400, ignore_eos=True)
+        await anext(endless)
+        assert made.load().waiting == {"interactive": 0, "batch": 1}
+        drawer = task._drawer
+        assert drawer is not None
+        assert drawer._chain is not None
+        job.cancel()
+        assert made.load().waiting == {"interactive": 0, "batch": 0}
+        assert drawer._chain is None
+        endless.cancel()
 
 
 async def test_an_answer_that_cannot_go_on_breaks_off_alone(

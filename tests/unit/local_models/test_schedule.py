@@ -17,6 +17,7 @@ class Job(msgspec.Struct, eq=False):
     pending: int = 1
     decoding: bool = True
     deadline: float = 1e9
+    stream: object = msgspec.field(default_factory=object)
 
 
 def prompt(tokens: int, lane: Lane = "interactive") -> Job:
@@ -95,6 +96,9 @@ def test_who_lost_a_slot_comes_first_again_and_who_left_is_forgotten() -> None:
     assert queue.peek([], 4) is second
     assert queue.remove(lambda job: job is second) == [second]
     assert (queue.peek([], 4), len(queue), queue.count("batch")) == (first, 1, 0)
+    assert queue.forget("interactive", first.stream) is first
+    assert queue.forget("interactive", first.stream) is None
+    assert (queue.peek([], 4), len(queue)) == (None, 0)
 
 
 def test_an_interactive_request_takes_the_slot_of_the_last_batch_job_but_not_the_only_one() -> None:

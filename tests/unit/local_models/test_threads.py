@@ -52,6 +52,15 @@ def test_the_quickest_number_is_found_and_the_others_seldom_tried(machine: Machi
     assert counts.count(best) > 0.95 * len(counts)
 
 
+def test_while_fewer_are_tried_an_urgent_step_gets_what_has_proved_best() -> None:
+    threads = Threads(4)
+    tried = False
+    for _ in range(200):
+        tried |= threads.count != threads.settled == 4
+        threads.observe(8 / threads.count, 4 / threads.count, 1.0)
+    assert tried
+
+
 def test_they_come_back_when_the_machine_is_quiet_again() -> None:
     threads = Threads(4)
     run(threads, crowded, 2000)

@@ -23,8 +23,9 @@ async def chat_command(folder: Path, engine: str) -> str:
 
 
 async def test_a_chat_engine_is_told_only_what_was_configured(tmp_path: Path) -> None:
-    command = await chat_command(tmp_path, "{slots: 4}")
+    command = await chat_command(tmp_path, "{slots: 4, default_max_tokens: 4000}")
     assert "--slots 4" in command
+    assert "--default-max-tokens 4000" in command
     assert not any(option in command for option in ("--keep", "--ctx", "--lazy", "--draft"))
 
 
