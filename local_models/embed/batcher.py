@@ -103,7 +103,8 @@ class Batcher:
 
     def _drop(self, job: Job) -> None:
         with self._changed:
-            if job in self._jobs:
+            # One that is wholly taken is not there: thousands may be.
+            if job.taken < len(job.texts) and job in self._jobs:
                 self._jobs.remove(job)
                 self._waiting -= len(job.texts) - job.taken
 

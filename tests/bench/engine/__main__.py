@@ -146,13 +146,13 @@ async def proxy(http: aiohttp.ClientSession, url: str, rounds: int) -> list[Row]
 
 
 async def lanes(http: aiohttp.ClientSession, url: str, rounds: int) -> list[Row]:
-    """First tokens of the interactive lane, idle and with a thousand batch jobs queued."""
+    """First tokens of the interactive lane, idle and with a thousand batch jobs queued; prompts of equal length."""
     asks = 10 * rounds
-    idle = [(await stream(http, url, f"{at}: {STORY}", 2)).ttft for at in range(asks)]
+    idle = [(await stream(http, url, f"{at} early: {STORY}", 2)).ttft for at in range(asks)]
     jobs = [asyncio.create_task(stream(http, url, f"Job {at}: {STORY}", 32, priority="batch")) for at in range(1000)]
     await asyncio.sleep(3.0)
     before = await _worked(http, url)
-    busy = [await stream(http, url, f"{at} again: {STORY}", 2) for at in range(asks)]
+    busy = [await stream(http, url, f"{at} late: {STORY}", 2) for at in range(asks)]
     seconds, steps = (late - early for early, late in zip(before, await _worked(http, url), strict=True))
     ended = sum(job.done() for job in jobs)
     for job in jobs:

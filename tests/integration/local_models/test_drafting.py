@@ -86,6 +86,19 @@ async def test_a_long_prompt_is_read_in_pieces_before_anything_is_drafted(drafti
     assert drafter.draft(0, [*tokens, *drafted[:2]], 1) == drafted[2:]
 
 
+async def test_a_draft_model_out_of_room_forgets_and_reads_again(drafting: Engine) -> None:
+    before = drafting._batching._drafter
+    assert before is not None
+    small = Drafter(before.model, 256, 2, 1)
+    tokens = drafting.model.tokenize("one two three four five six seven eight nine ten " * 16)
+    assert 128 < len(tokens) < 250
+    for slot in (0, 1):
+        for _ in range(8):
+            drafted = small.draft(slot, tokens, 3)
+        assert len(drafted) == 3
+    small._context.close()
+
+
 class Vocabulary:
     """As much of a model as tells its vocabulary."""
 
