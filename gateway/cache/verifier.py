@@ -28,7 +28,8 @@ MEASURES = (
 )
 _SHIPPED = Path(__file__).with_name("verifier.json")
 _SAFE_LETTERS = 4
-_LONG = 7
+_LONG, _LONGEST = 7, 24
+_SLIPS_MOST = 100  # pairs of words: a text made for it would hold the event loop for a second
 _PREFIX = 5
 _ASKING = frozenset(listed("what which who where when why how is are do does did can could should would will"))
 
@@ -154,11 +155,12 @@ def _matched(a: list[str], b: list[str], words: Lexicon) -> tuple[list[str], lis
     """Words without a counterpart on either side, and how many were matched as synonyms and as misspellings."""
     only_a, only_b = [word for word in a if word not in b], [word for word in b if word not in a]
     synonyms = typos = 0
+    spelling = len(only_a) * len(only_b) <= _SLIPS_MOST
     for word in list(only_a):
         for other in only_b:
             alike = other in words.synonyms.get(word, ()) or _derived(word, other)
             known = word in words.rarity and other in words.rarity
-            misspelt = not alike and not known and _misspelt(word, other)
+            misspelt = spelling and not alike and not known and _misspelt(word, other)
             if alike or misspelt:
                 synonyms, typos = synonyms + alike, typos + misspelt
                 only_a.remove(word)
@@ -174,9 +176,11 @@ def _derived(word: str, other: str) -> bool:
 
 def _misspelt(word: str, other: str) -> bool:
     """Whether one slip of the fingers (two in a long word) makes one word the other; never of digits."""
-    if min(len(word), len(other)) < _SAFE_LETTERS or not (word.isalpha() and other.isalpha()):
+    shorter, longer = sorted((len(word), len(other)))
+    if shorter < _SAFE_LETTERS or longer > _LONGEST or not (word.isalpha() and other.isalpha()):
         return False
-    return _slips(word, other) <= (1 if min(len(word), len(other)) < _LONG else 2)
+    slips = 1 if shorter < _LONG else 2
+    return len(set(word) ^ set(other)) <= 2 * slips and _slips(word, other) <= slips
 
 
 def _slips(a: str, b: str) -> int:

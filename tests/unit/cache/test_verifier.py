@@ -35,6 +35,25 @@ def test_a_known_word_is_no_slip_of_another() -> None:
     assert (misspelt[slip], misspelt[other]) == (1, 0)
 
 
+def test_texts_that_were_made_to_be_slow_are_not_compared_word_by_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long questions of which no word is in the other, each of them almost: a worker has other things to do."""
+    compared: list[str] = []
+
+    def slips(a: str, b: str) -> int:
+        compared.append(a)
+        return 3
+
+    monkeypatch.setattr(verifier, "_slips", slips)
+    words = [f"{first}{second}zzzz" for first in "abcdefgh" for second in "ijklmnop"]
+    many = [read(" ".join(word + last for word in words)) for last in ("qrst", "tsrq")]
+    measure(*many, 0.9)
+    long = [read(" ".join(letter + "abcdefg" * 10 for letter in letters)) for letters in ("pqr", "stu")]
+    measure(*long, 0.9)
+    assert not compared
+    measure(read("How do I recieve it?"), read("How do I receive it?"), 0.9)
+    assert compared
+
+
 def test_it_is_symmetric_and_takes_any_text() -> None:
     texts = ["", "?", "What is it?", "Где метро?", "😀 2 + 2", "the the the", "A" * 500]
     for a in texts:
