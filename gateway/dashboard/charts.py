@@ -75,7 +75,7 @@ def stacked(
 ) -> Stacked:
     """Stack ``series`` (name → a value for each start, not negative) over ``starts`` (title, axis label, href).
 
-    ``line`` is drawn across as a comparison; ``text`` writes a value out.
+    ``line`` is drawn across as a comparison, as far as it goes; ``text`` writes a value out.
     """
     tops = [sum(values[n] for values in series.values()) for n in range(len(starts))]
     top = ceiling(max([*tops, *line], default=0))
@@ -85,7 +85,7 @@ def stacked(
     for n, (title, _, href) in enumerate(starts):
         lines = [f"{title}: {text(tops[n])}"]
         lines += [f"{name}: {text(values[n])}" for name, values in series.items() if values[n]]
-        lines += [f"{line_title}: {text(line[n])}"] if line else []
+        lines += [f"{line_title}: {text(line[n])}"] if n < len(line) else []
         parts = _segments([values[n] for values in series.values()], top)
         bars.append(Bar(round(n * slot + gap / 2, 2), round(slot - gap, 2), "\n".join(lines), href, parts))
     return Stacked(

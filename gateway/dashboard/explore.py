@@ -122,7 +122,7 @@ def time_table(ask: Ask, found: Timeline) -> Table:
 
 
 def spend_chart(ask: Ask, found: Timeline) -> charts.Stacked:
-    """Spending over time, stacked; the baseline as a line across."""
+    """Spending over time, stacked; the baseline as a line across, up to now."""
     starts = []
     for start in found.starts:
         name = ask.period.step_name(start)
@@ -133,7 +133,8 @@ def spend_chart(ask: Ask, found: Timeline) -> charts.Stacked:
     series = {name: values for name, values in named.items() if any(values)} or named
     if found.rest is not None:
         series["all others"] = [max(0, point.cost_nano) for point in found.rest.points]
-    baseline = [sum(line.points[n].baseline_nano for line in lines) for n in range(len(starts))]
+    begun = sum(start < ask.now_ms for start in found.starts)
+    baseline = [sum(line.points[n].baseline_nano for line in lines) for n in range(begun)]
     linked = [(title, label, ask.href("explore", period=name)) for title, label, name in starts]
     return charts.stacked(linked, series, words.money, baseline if by not in ALONE else (), "baseline")
 

@@ -330,13 +330,13 @@ def test_without_an_admin_key_nobody_can_sign_in(tmp_path: Path) -> None:
 
 def test_a_request_shows_what_of_its_cost_bought_no_answer(looked: Looked, admin: httpx.Client) -> None:
     parts = {"cost_nano": 2_500_000, "embedding_nano": 1_200, "verification_nano": 0, "abandoned_nano": 1_000_000}
-    looked.append(entry("in-parts", ts_ms=now(), **parts))
+    looked.append(entry("in-parts", ts_ms=now(), key_id="k9", **parts))
     page = re.sub(r"<[^>]+>", "", admin.get("/dashboard/requests/in-parts").text)
     assert "of which $0.0000012 embedding, $0.0010 abandoned tries" in page
 
 
 def test_a_request_without_a_known_price_has_its_page(looked: Looked, admin: httpx.Client) -> None:
-    looked.append(entry("unpriced", ts_ms=now(), cost_nano=0, unpriced=True))
+    looked.append(entry("unpriced", ts_ms=now(), key_id="k9", cost_nano=0, unpriced=True))
     page = admin.get("/dashboard/requests/unpriced")
     assert (page.status_code, "no known price" in page.text) == (200, True)
 

@@ -28,6 +28,12 @@ def test_bars_stack_up_to_their_sum() -> None:
     assert chart.line.startswith("0.0,0.0 ")
 
 
+def test_the_line_ends_where_its_values_do() -> None:
+    chart = charts.stacked(STARTS, {"a": [100, 100, 0]}, money, [200, 200], "baseline")
+    assert len(chart.line.split()) == 4
+    assert ["baseline" in bar.title for bar in chart.bars] == [True, True, False]
+
+
 def test_nothing_spent_is_a_chart_too() -> None:
     chart = charts.stacked(STARTS, {}, money)
     assert [bar.segments for bar in chart.bars] == [(), (), ()]
