@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from gateway.cache import exact
 from gateway.cache.audit import Audit
 from gateway.cache.purge import day
 from gateway.redis_io import Keys
+from gateway.stability import stability_index
 from gateway.types import Frozen
 
 if TYPE_CHECKING:
@@ -130,13 +130,10 @@ def said_bucket(p_same: float) -> int:
 
 
 def psi(now: Sequence[int], before: Sequence[int]) -> float | None:
-    """Population stability index: Σ (p − q) ln(p ÷ q) over the buckets, half a count added to each; None: too few."""
+    """How far apart two weeks' buckets are, those left out that nothing falls in; None: too few."""
     if sum(now) < LEAST or sum(before) < LEAST:
         return None
-    used = [(p + 0.5, q + 0.5) for p, q in zip(now, before, strict=True) if p or q]
-    sums = [sum(pair[side] for pair in used) for side in (0, 1)]
-    shares = [(p / sums[0], q / sums[1]) for p, q in used]
-    return sum((p - q) * math.log(p / q) for p, q in shares)
+    return stability_index(pair for pair in zip(now, before, strict=True) if any(pair))
 
 
 async def stats(redis: Redis, now_ms: int, keys: Keys | None = None, *, most: int = 10) -> CacheStats:

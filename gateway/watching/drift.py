@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from gateway.stability import stability_index
 from gateway.types import HOUR_MS, Frozen
 from gateway.watching.hours import OTHER, Hour, Predicted, Votes, added
 
@@ -83,7 +83,7 @@ def report(hours: Iterable[Hour], now_ms: int, config: MonitoringConfig) -> Repo
 
 
 def shift(what: str, now: Mapping[str, int], before: Mapping[str, int], least: int) -> Shift:
-    """PSI = Σ (p − q) ln(p ÷ q) over values (Siddiqi, Credit Risk Scorecards, 2006), half a count added to each."""
+    """How far a mix has moved, and which of its values most; ``least``: requests that either window must have."""
     sums = sum(now.values()), sum(before.values())
     shares = {
         name: (now.get(name, 0) / max(1, sums[0]), before.get(name, 0) / max(1, sums[1]))
@@ -97,13 +97,9 @@ def shift(what: str, now: Mapping[str, int], before: Mapping[str, int], least: i
 
 def _psi(now: Mapping[str, int], before: Mapping[str, int], rare: Iterable[str]) -> float:
     rare = {*rare, OTHER}
-    counts = [
-        (now.get(name, 0) + 0.5, before.get(name, 0) + 0.5) for name in now.keys() | before.keys() if name not in rare
-    ]
-    if any(now.get(name) or before.get(name) for name in rare):
-        counts.append((sum(now.get(name, 0) for name in rare) + 0.5, sum(before.get(name, 0) for name in rare) + 0.5))
-    totals = [sum(pair[side] for pair in counts) for side in (0, 1)]
-    return math.fsum((p / totals[0] - q / totals[1]) * math.log(p * totals[1] / (q * totals[0])) for p, q in counts)
+    counts = [(now.get(name, 0), before.get(name, 0)) for name in now.keys() | before.keys() if name not in rare]
+    together = sum(now.get(name, 0) for name in rare), sum(before.get(name, 0) for name in rare)
+    return stability_index([*counts, together] if any(together) else counts)
 
 
 def _calibration_error(bins: Iterable[Predicted], least: int) -> float | None:

@@ -24,6 +24,7 @@ SUPPORT = {
     "metrics",
     "log",
     "redis_io",
+    "stability",
     "events",
     "privacy",
     "redaction",
