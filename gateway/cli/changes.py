@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from gateway.policy.split import Moved, Went
 
 EXAMPLES = 5
+LOOKED_AT = 5
+LATELY = timedelta(hours=1)
 
 
 def told(chosen: Settings, policies: PolicySet) -> dict[str, dict[str, Any]]:
@@ -60,16 +62,30 @@ def _change(chosen: Settings, now: CompiledPolicy, each: Sequence[Went]) -> dict
 def _before(chosen: Settings, now: CompiledPolicy) -> Iterable[tuple[str, CompiledPolicy]]:
     """What the policy may have been, the likeliest first, each with when that was."""
     from gateway.config import packaged_policies
-    from gateway.policy.history import History
 
-    for version in History(chosen.data_dir / "policies-history").versions()[:1]:
-        texts = {name: text for name, text in version.files.items() if "/" not in name}
-        at = datetime.fromtimestamp(version.used_ms / 1000, UTC)
-        yield from _named(chosen, now.name, texts, f"it was in force on {at:%Y-%m-%d %H:%M} UTC")
+    yield from _in_force(chosen, now)
     for folder in (packaged_policies(), packaged_policies() / "examples"):
         files = [path for path in sorted(folder.glob("*.yaml")) if path.resolve() != Path(now.document.file).resolve()]
         texts = {str(path): path.read_text(encoding="utf-8") for path in files}
         yield from _named(chosen, now.name, texts, "it came with this gateway")
+
+
+def _in_force(chosen: Settings, now: CompiledPolicy) -> Iterable[tuple[str, CompiledPolicy]]:
+    """The version last in force. Where that is the policy itself, taken up lately by a gateway that runs, the one
+    before: somebody has saved the file and wants to know what that did.
+    """
+    from gateway.policy.history import History
+
+    live: list[tuple[str, CompiledPolicy]] = []
+    for version in History(chosen.data_dir / "policies-history").versions()[:LOOKED_AT]:
+        texts = {name: text for name, text in version.files.items() if "/" not in name}
+        at = datetime.fromtimestamp(version.used_ms / 1000, UTC)
+        found = list(_named(chosen, now.name, texts, f"it was in force on {at:%Y-%m-%d %H:%M} UTC"))
+        if all(was.hash != now.hash for _, was in found) or datetime.now(UTC) - at > LATELY:
+            yield from found
+            return
+        live = live or found
+    yield from live
 
 
 def _named(chosen: Settings, name: str, texts: Mapping[str, str], since: str) -> Iterable[tuple[str, CompiledPolicy]]:

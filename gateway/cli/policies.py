@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from gateway.cli.options import AsJson, Config, print_json, print_table, setting
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from gateway.config import Settings
     from gateway.policy.competence import Vectors
@@ -40,7 +41,7 @@ def check(
         warnings = list(policies.warnings)
         folders = dict.fromkeys(file.resolve().parent for file in files) if files else [chosen.policies_dir]
         for folder in folders:
-            right, wrong = _cases(folder / "cases", policies)
+            right, wrong = _cases(folder / "cases", policies, _names(folder) if files else ())
             passed += right
             errors += wrong
         goes = changes.told(chosen, policies)
@@ -73,10 +74,22 @@ def _only(chosen: Settings, files: list[Path]) -> PolicySet:
     return PolicySet(found, next(iter(found)))
 
 
-def _cases(folder: Path, policies: PolicySet) -> tuple[int, list[str]]:
+def _names(folder: Path) -> set[str]:
+    """The policies of a folder, as far as their files can be read."""
+    from gateway.policy.model import read_policy
+    from gateway.yamlfile import Document
+
+    found = set()
+    for path in folder.glob("*.yaml"):
+        with contextlib.suppress(ConfigError):
+            found.add(read_policy(Document.read(path)).name)
+    return found
+
+
+def _cases(folder: Path, policies: PolicySet, others: Container[str]) -> tuple[int, list[str]]:
     from gateway.policy.cases import run_cases
 
-    results = run_cases(folder, policies)
+    results = run_cases(folder, policies, others)
     wrong = [f"{r.file}:{r.line}: case '{r.name}' fails: {r.reason}" for r in results if not r.passed]
     return len(results) - len(wrong), wrong
 

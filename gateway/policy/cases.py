@@ -6,7 +6,7 @@ rule-based scorer and nothing called. What ``expect`` does not name may be anyth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -82,19 +82,22 @@ class CaseResult:
         return not self.reason
 
 
-def run_cases(folder: Path, policies: PolicySet) -> list[CaseResult]:
-    """Every case in ``folder/*.yaml``, in order; none where the folder is missing.
+def run_cases(folder: Path, policies: PolicySet, others: Container[str] = ()) -> list[CaseResult]:
+    """Every case in ``folder/*.yaml``, in order, but those of ``others``, which are policies too and not asked about;
+    none where the folder is missing.
 
     Raises:
         ConfigError: a file of cases is wrong itself.
     """
-    return [result for path in sorted(folder.glob("*.yaml")) for result in _run_file(path, policies)]
+    return [result for path in sorted(folder.glob("*.yaml")) for result in _run_file(path, policies, others)]
 
 
-def _run_file(path: Path, policies: PolicySet) -> list[CaseResult]:
+def _run_file(path: Path, policies: PolicySet, others: Container[str]) -> list[CaseResult]:
     document = Document.read(path)
     file = document.convert(CaseFile, document.value or {})
     configured = policies.get(file.policy)
+    if configured is None and file.policy in others:
+        return []
     if configured is None:
         line = document.line("", "policy")
         return [CaseResult(case.name, path, line, f"no policy named '{file.policy}'") for case in file.cases]

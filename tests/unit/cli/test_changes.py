@@ -77,6 +77,31 @@ def test_what_was_in_force_is_the_measure_where_it_is_known(folder: Path) -> Non
     assert change["written"] == [{"what": "rules.easy.when", "was": "difficulty < 0.5", "now": "difficulty < 0.45"}]
 
 
+def test_what_a_running_gateway_has_just_taken_up_is_measured_against_what_it_had(folder: Path) -> None:
+    history = History(folder / "data" / "policies-history")
+    history.record(read_files(folder / "policies"), ("private",))
+    edit(folder, "private.yaml", "difficulty < 0.35", "difficulty < 0.5")
+    history.record(read_files(folder / "policies"), ("private",))
+
+    change = checked(folder)["private"]["change"]
+
+    assert change["written"] == [{"what": "rules.easy.when", "was": "difficulty < 0.35", "now": "difficulty < 0.5"}]
+
+
+def test_one_file_is_tried_on_its_own_cases_and_not_on_those_of_its_neighbours(folder: Path) -> None:
+    (folder / "policies" / "cases").mkdir()
+    for name in ("cases/default.yaml", "examples/cases/private.yaml"):
+        (folder / "policies" / "cases" / Path(name).name).write_text((SHIPPED / name).read_text())
+    command = ["check", "--config", str(folder / "gateway.yaml"), "--json", str(folder / "policies" / "private.yaml")]
+
+    told = json.loads(CliRunner().invoke(app, command).stdout)
+    assert (told["errors"], told["cases_passed"]) == ([], 6)
+
+    edit(folder, "cases/default.yaml", "policy: default", "policy: defualt")
+    told = json.loads(CliRunner().invoke(app, command).stdout)
+    assert "no policy named 'defualt'" in told["errors"][0]
+
+
 def test_a_history_of_another_version_is_no_measure(folder: Path) -> None:
     files = {"private.yaml": "name: private\nrules: [{name: a, use: [x], no_such_key: 1}]\n"}
     History(folder / "data" / "policies-history").record(files, ("private",))
