@@ -209,11 +209,11 @@ class Judge:
         return max(judged, key=lambda found: self.posterior.before(found.evidence), default=None)
 
     def _compared(self, asked: Text, stored: Neighbour, near: Sequence[Neighbour], said: float | None) -> _Found:
-        """Served only if the verifier, or the closeness, were sure enough before anything was learnt: what is learnt
-        makes the cache stricter, never bolder. While little was learnt, only the verifier can be, or it and the
-        closeness together.
+        """Of one that the guard lets pass. Served only if the verifier, or the closeness, were sure enough before
+        anything was learnt: what is learnt makes the cache stricter, never bolder. While little was learnt, only the
+        verifier can be, or it and the closeness together.
         """
-        measures = measure(asked, stored.text, stored.similarity)
+        measures = measure(asked, stored.text, stored.similarity, guarded=False)
         p = min(max(self.verifier.p_of(measures) if said is None else said, 1 - _SURE), _SURE)
         other = max((each.similarity for each in near if each.answer != stored.answer), default=_NOBODY)
         variants = [each for each in near if each.answer == stored.answer and each.entry != stored.entry]

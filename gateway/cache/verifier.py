@@ -7,7 +7,7 @@ Gradient-boosted trees over a few measures of how two questions differ, calibrat
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +29,8 @@ MEASURES = (
 _SHIPPED = Path(__file__).with_name("verifier.json")
 _SAFE_LETTERS = 4
 _LONG, _LONGEST = 7, 24
+_MOST_LEAVES = 64
+_ALL = np.uint64(2**64 - 1)
 _SLIPS_MOST = 100  # pairs of words: a text made for it would hold the event loop for a second
 _PREFIX = 5
 _ASKING = frozenset(listed("what which who where when why how is are do does did can could should would will"))
@@ -59,16 +61,15 @@ class Verifier:
     """Any thread may ask it; it keeps nothing."""
 
     def __init__(self, model: Model) -> None:
-        """Raises ValueError where the model was trained on other measures."""
+        """Raises ValueError where the model was trained on other measures, or has trees of more than 64 leaves."""
+        if any(tree.feature.count(-1) > _MOST_LEAVES for tree in model.trees):
+            raise ValueError(f"a tree of the verifier has more than {_MOST_LEAVES} leaves")
         if tuple(model.measures) != MEASURES:
             raise ValueError("the verifier was trained on other measures: train it again")
         self._model = model
-        longest = max(len(tree.feature) for tree in model.trees)
-        self._feature = np.array([_padded(tree.feature, longest, -1) for tree in model.trees])
-        self._threshold = np.array([_padded(tree.threshold, longest, 0.0) for tree in model.trees])
-        self._left = np.array([_padded(tree.left, longest, 0) for tree in model.trees])
-        self._right = np.array([_padded(tree.right, longest, 0) for tree in model.trees])
-        self._value = np.array([_padded(tree.value, longest, 0.0) for tree in model.trees])
+        self._feature, self._threshold, self._kept, self._value = map(
+            np.array, zip(*_laid_out(model.trees), strict=True)
+        )
         self._trees = np.arange(len(model.trees))
 
     def p_same(self, asked: Text, stored: Text, cosine: float) -> float:
@@ -85,15 +86,10 @@ class Verifier:
 
     def raw(self, measures: Measures) -> float:
         """The sum of the trees, in log-odds before calibration. ``measures``: shape (len(MEASURES),)."""
-        nodes = np.zeros(len(self._trees), dtype=np.intp)
-        while True:
-            features = self._feature[self._trees, nodes]
-            inner = features >= 0
-            if not inner.any():
-                return self._model.start + float(self._value[self._trees, nodes].sum())
-            left = measures[features] <= self._threshold[self._trees, nodes]
-            below = np.where(left, self._left[self._trees, nodes], self._right[self._trees, nodes])
-            nodes = np.where(inner, below, nodes)
+        right = ~(measures[self._feature] <= self._threshold)
+        left_over = np.bitwise_and.reduce(np.where(right, self._kept, _ALL), axis=1)
+        leaf = np.bitwise_count((left_over & -left_over) - np.uint64(1))
+        return self._model.start + float(self._value[self._trees, leaf].sum())
 
 
 @cache
@@ -108,8 +104,10 @@ def shipped_digest() -> str:
     return hashlib.sha256(_SHIPPED.read_bytes()).hexdigest()
 
 
-def measure(left: Text, right: Text, cosine: float) -> Measures:
-    """How two questions differ, shape (len(MEASURES),). Symmetric. Words are matched by stem, synonym and spelling."""
+def measure(left: Text, right: Text, cosine: float, *, guarded: bool | None = None) -> Measures:
+    """How two questions differ, shape (len(MEASURES),). Symmetric. Words are matched by stem, synonym and spelling.
+    ``guarded``: whether the guard speaks, where that was asked before.
+    """
     words = lexicon()
     a, b = list(dict.fromkeys(left.content)), list(dict.fromkeys(right.content))
     only_a, only_b, synonyms, typos = _matched(a, b, words)
@@ -140,15 +138,42 @@ def measure(left: Text, right: Text, cosine: float) -> Measures:
             la[:1] == lb[:1],
             left.content[-1:] == right.content[-1:],
             (counts[0] == 0) != (counts[1] == 0),
-            reason(left, right) is not None,
+            reason(left, right) is not None if guarded is None else guarded,
             set(a) <= set(b) or set(b) <= set(a),
         ],
         dtype=np.float64,
     )
 
 
-def _padded(values: Sequence[float], length: int, with_: float) -> list[float]:
-    return [*values, *[with_] * (length - len(values))]
+def _laid_out(trees: Sequence[Tree]) -> Iterator[tuple[list[int], list[float], list[int], list[float]]]:
+    """Of each tree its inner nodes' features and thresholds, which leaves (a bit each, from the left) are left where a
+    node sends to the right, and the leaves' values; all trees as long as the longest. So that all nodes are compared at
+    once, and the first leaf that none has ruled out is it: QuickScorer (Lucchese et al., SIGIR 2015).
+    """
+    most = max(len(tree.feature) for tree in trees)
+    for tree in trees:
+        inner: dict[int, int] = {}
+        leaves: list[float] = []
+        _walk(tree, 0, inner, leaves)
+        none = most - len(inner)
+        yield (
+            [*(tree.feature[node] for node in inner), *[0] * none],
+            [*(tree.threshold[node] for node in inner), *[np.inf] * none],
+            [*(int(_ALL) ^ below for below in inner.values()), *[int(_ALL)] * none],
+            [*leaves, *[0.0] * (most - len(leaves))],
+        )
+
+
+def _walk(tree: Tree, node: int, inner: dict[int, int], leaves: list[float]) -> None:
+    """Collect the leaves from the left, and for each inner node the bits of those that lie to its left."""
+    if tree.feature[node] < 0:
+        leaves.append(tree.value[node])
+        return
+    first = len(leaves)
+    inner[node] = 0
+    _walk(tree, tree.left[node], inner, leaves)
+    inner[node] = (1 << len(leaves)) - (1 << first)
+    _walk(tree, tree.right[node], inner, leaves)
 
 
 def _matched(a: list[str], b: list[str], words: Lexicon) -> tuple[list[str], list[str], int, int]:

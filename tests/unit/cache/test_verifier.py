@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from gateway.cache import verifier
 from gateway.cache.training import diagram
 from gateway.cache.training.pairs import generate
-from gateway.cache.verifier import MEASURES, Model, Tree, Verifier, measure, shipped
+from gateway.cache.verifier import MEASURES, Measures, Model, Tree, Verifier, measure, shipped
 from gateway.cache.words import read
 
 STUMP = Tree([0, -1, -1], [0.9, 0.0, 0.0], [1, 0, 0], [2, 0, 0], [0.0, -2.0, 2.0])
@@ -45,10 +47,10 @@ def test_texts_that_were_made_to_be_slow_are_not_compared_word_by_word(monkeypat
 
     monkeypatch.setattr(verifier, "_slips", slips)
     words = [f"{first}{second}zzzz" for first in "abcdefgh" for second in "ijklmnop"]
-    many = [read(" ".join(word + last for word in words)) for last in ("qrst", "tsrq")]
-    measure(*many, 0.9)
-    long = [read(" ".join(letter + "abcdefg" * 10 for letter in letters)) for letters in ("pqr", "stu")]
-    measure(*long, 0.9)
+    many, almost = (read(" ".join(word + last for word in words)) for last in ("qrst", "tsrq"))
+    measure(many, almost, 0.9)
+    long, alike = (read(" ".join(letter + "abcdefg" * 10 for letter in letters)) for letters in ("pqr", "stu"))
+    measure(long, alike, 0.9)
     assert not compared
     measure(read("How do I recieve it?"), read("How do I receive it?"), 0.9)
     assert compared
@@ -69,6 +71,30 @@ def test_trees_are_read_as_they_were_trained() -> None:
     assert Verifier(model).raw(far) == -3.5
     assert Verifier(model).raw(near) == 4.5
     assert Verifier(model).p_same(read("a"), read("a"), 0.91) == pytest.approx(1 / (1 + np.exp(-8)))
+
+
+def test_each_tree_leads_to_the_leaf_that_its_nodes_lead_to() -> None:
+    """Beside walking them one by one; also on what is just at a threshold, or no number."""
+    model = msgspec.json.decode(Path(verifier.__file__).with_name("verifier.json").read_bytes(), type=Model)
+    random, edges = np.random.default_rng(0), [tree.threshold[0] for tree in model.trees]
+
+    def walked(tree: Tree, measures: Measures) -> float:
+        node = 0
+        while tree.feature[node] >= 0:
+            left = measures[tree.feature[node]] <= tree.threshold[node]
+            node = tree.left[node] if left else tree.right[node]
+        return tree.value[node]
+
+    for _ in range(50):
+        measures = random.choice([*edges, *random.uniform(-1, 10, len(edges)), np.nan], len(MEASURES))
+        expected = model.start + sum(walked(tree, measures) for tree in model.trees)
+        assert shipped().raw(measures) == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_tree_with_too_many_leaves_is_refused() -> None:
+    leaves = Tree([-1] * 65, [0.0] * 65, [0] * 65, [0] * 65, [0.0] * 65)
+    with pytest.raises(ValueError, match="leaves"):
+        Verifier(Model(list(MEASURES), 0.0, 1.0, 0.0, [leaves], {}))
 
 
 def test_a_model_of_other_measures_is_refused() -> None:
