@@ -186,7 +186,7 @@ async def statement(store: SqlStore, since_ms: int, until_ms: int, *, plan_price
 
 
 def machines(hours: Iterable[Hour], served: Mapping[str, Measures]) -> tuple[Machine, ...]:
-    """Hours added up by model; ``served``: what each model answered in them."""
+    """Hours (or days), oldest first, added up by model; ``served``: what each model answered in them."""
     by_model: dict[str, list[Hour]] = {}
     for hour in hours:
         by_model.setdefault(hour.model, []).append(hour)
@@ -194,7 +194,7 @@ def machines(hours: Iterable[Hour], served: Mapping[str, Measures]) -> tuple[Mac
 
 
 def _machine(model: str, hours: Sequence[Hour], served: Measures) -> Machine:
-    rate = max(hours, key=lambda hour: hour.start_ms).nano_per_hour
+    rate = hours[-1].nano_per_hour
     return Machine(
         model=model,
         nano_per_hour=rate,

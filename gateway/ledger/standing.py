@@ -145,10 +145,14 @@ def hours(connection: Connection, since_ms: int, until_ms: int) -> list[Hour]:
 
 
 def days(connection: Connection, since_ms: int, until_ms: int) -> list[Hour]:
-    """The same by the day (UTC), hours that stood equally long together: a year of them is quickly read."""
+    """The same by the day (UTC), hours that stood equally long together: a year of them is quickly read.
+
+    Of a day those come last that lasted longest, so that the last one has the rate that holds now.
+    """
     day = _columns.start_ms - _columns.start_ms % DAY_MS
     alike = (day, _columns.model, _columns.nano_per_hour, _columns.wall_ms)
-    query = select(*alike, func.sum(_columns.busy_nano), func.count()).group_by(*alike).order_by(*alike)
+    query = select(*alike, func.sum(_columns.busy_nano), func.count()).group_by(*alike)
+    query = query.order_by(day, func.max(_columns.start_ms), *alike[1:])
     found = connection.execute(query.where(_columns.start_ms >= since_ms, _columns.start_ms < until_ms))
     return [
         Hour(start_ms=start, model=model, nano_per_hour=rate, wall_ms=wall_ms, busy_nano=int(busy), count=count)

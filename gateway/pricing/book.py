@@ -16,12 +16,11 @@ from gateway.pricing.price_map import PriceMap
 from gateway.pricing.sheet import Sheet, decimal, plain
 from gateway.pricing.written import Overrides, local_sheet, override_sheets, own_sheets
 from gateway.protocols import Helper
-from gateway.types import Frozen, Price, Usage
+from gateway.types import DAY_MS, Frozen, Price, Usage
 
 LOCAL_CONTEXT = 8192  # the smallest of the catalog's
 
 _NONE: Mapping[Helper, ModelConfig] = {}
-_DAY_MS = 24 * 3600 * 1000
 _ALL = frozenset({"audio", "json", "tools", "vision"})
 _MAP_CAPABILITIES = {
     "supports_audio_input": "audio",
@@ -64,7 +63,7 @@ class PriceBook:
         self.entries, self.helpers, self.price_map = entries, helpers, price_map
         ever = {name: entry.periods[0] for name, entry in entries.items() if len(entry.periods) == 1}
         self._always = {name: period for name, period in ever.items() if period.from_ms == 0}
-        self._fixed_ms = None if today is None else _epoch_ms(today) + _DAY_MS - 1
+        self._fixed_ms = None if today is None else _epoch_ms(today) + DAY_MS - 1
 
     @classmethod
     def load(

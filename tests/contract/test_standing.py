@@ -148,10 +148,18 @@ async def test_days_say_what_their_hours_say(store: SqlStore) -> None:
     hours, days = await store.standing(0, 1 << 52), await store.standing_days(0, 1 << 52)
     assert len(hours) == 15
     assert {each.start_ms for each in days} == {MIDNIGHT, MIDNIGHT + DAY_MS}
-    assert [(each.wall_ms, each.count) for each in days] == [(HOUR_MS, 12), (7 * MINUTE, 1), (HOUR_MS, 2)]
+    assert [(each.wall_ms, each.count) for each in days] == [(HOUR_MS, 12), (HOUR_MS, 2), (7 * MINUTE, 1)]
     for told in ("wall_nano", "busy_nano", "idle_nano"):
         assert sum(getattr(each, told) for each in hours) == sum(getattr(each, told) for each in days)
     assert economics.machines(hours, {}) == economics.machines(days, {})
+
+
+async def test_a_machine_that_became_dearer_today_is_told_at_its_new_rate(store: SqlStore) -> None:
+    dearer = ModelConfig(name="local-small", local="smollm2-135m-instruct", usd_per_hour=0.05)
+    await stood(store, BOX, MIDNIGHT, MIDNIGHT + 3 * HOUR_MS)
+    await stood(store, dearer, MIDNIGHT + 3 * HOUR_MS, MIDNIGHT + 5 * HOUR_MS)
+    for found in (await store.standing(0, 1 << 52), await store.standing_days(0, 1 << 52)):
+        assert economics.machines(found, {})[0].nano_per_hour == 50_000_000
 
 
 async def test_the_forecast_counts_on_machines_that_stand_idle(store: SqlStore) -> None:
