@@ -25,7 +25,7 @@ from gateway.visit import Visit
 if TYPE_CHECKING:
     from gateway.books import Books
     from gateway.cache.judges import Second
-    from gateway.pipeline import View
+    from gateway.view import View
 
 RULE = "cache-judge"
 _PATIENCE_S = 8.0

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from gateway.backends.fleet import Answer
-    from gateway.pipeline import View
     from gateway.policy.competence import Competence
     from gateway.policy.engine import CompiledRule
     from gateway.types import Chunk, Decision, Signals
+    from gateway.view import View
     from gateway.visit import Visit
 
     Reserved = Callable[[], Awaitable[None]]

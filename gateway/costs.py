@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from gateway.config import ModelConfig
-    from gateway.pipeline import View
     from gateway.policy.situation import Situation
     from gateway.types import LedgerEntry
+    from gateway.view import View
 
 
 def expected(

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gateway.backends.fleet import Answer
-    from gateway.pipeline import View
     from gateway.types import Attempt, ChatRequest, Chunk, Signals
+    from gateway.view import View
     from gateway.visit import Visit
 
 # Fields of the body whose answer a stream tells in another form, and the values that ask for nothing by them.

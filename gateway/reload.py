@@ -19,7 +19,6 @@ from gateway.backends.fleet import Fleet
 from gateway.cache import recalibrated
 from gateway.config import Settings, load
 from gateway.errors import ConfigError
-from gateway.pipeline import View
 from gateway.policy.cases import run_cases
 from gateway.policy.competence import PROBED_WITH, Competence
 from gateway.policy.history import History, read_bytes, read_files, write_files
@@ -30,6 +29,7 @@ from gateway.policy.scorer import RuleScorer
 from gateway.policy.taught import serving
 from gateway.pricing import PriceBook
 from gateway.pricing.helpers import hosted_helpers
+from gateway.view import View
 from gateway.yamlfile import Document
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from gateway.types import Live
 from gateway.visit import budget_left
 
 if TYPE_CHECKING:
-    from gateway.pipeline import View
     from gateway.prompt_bound import PromptBound
     from gateway.types import ChatRequest, Decision
+    from gateway.view import View
     from gateway.visit import Visit
 
 # Two names for one bound: a body may have one of them.

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from gateway.metrics import Metrics
-    from gateway.pipeline import View
     from gateway.protocols import Embedder, LedgerStore, Used
+    from gateway.view import View
 
 _RECENT_MAX = 2_000
 _REPLAY_S = 0.5
@@ -105,8 +105,8 @@ class Runtime:
         self.draining = True
         self.semantic.close()
         await self.pipeline.calls.drain()
-        await self.pipeline.shadows.close()
-        self.pipeline.upkeep.flush()
+        await self.pipeline.settling.shadows.close()
+        self.pipeline.settling.upkeep.flush()
         await self.books.drain()
         await self._stop_tasks()
         with contextlib.suppress(RedisAway):
@@ -223,7 +223,7 @@ class Runtime:
             await asyncio.sleep(_TEND_S)
 
     async def _introduce(self, wait_s: float) -> None:
-        await self.semantic.introduce(wait_s, self.pipeline.upkeep.of(self.view.prices))
+        await self.semantic.introduce(wait_s, self.pipeline.settling.upkeep.of(self.view.prices))
 
     async def _tend_once(self) -> None:
         partitions = self.semantic.partitions

@@ -23,8 +23,8 @@ from gateway.visit import Visit, route_name
 
 if TYPE_CHECKING:
     from gateway.books import Books
-    from gateway.pipeline import View
     from gateway.types import ChatRequest, Features
+    from gateway.view import View
 
 _RUNNING_MAX = 64
 _PATIENCE_S = 120.0

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from gateway.pipeline import View
     from gateway.policy.engine import CompiledPolicy
     from gateway.policy.replay import Told
+    from gateway.view import View
 
 _IMAGINED = Principal(key_id="explain", name="explain")
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from gateway.books import Reservation
     from gateway.budget.limits import Admission
     from gateway.budget.reservations import CacheWrite
-    from gateway.pipeline import View
     from gateway.types import CacheHit, ChatRequest, Decision, LedgerEntry, Principal
+    from gateway.view import View
     from gateway.visit import Visit
 
 _CARRIED = (b"traceparent", b"tracestate")

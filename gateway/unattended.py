@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from gateway.books import Books
     from gateway.budget.purse import Purse
     from gateway.config import ModelConfig
-    from gateway.pipeline import View
     from gateway.pricing import PriceBook
     from gateway.types import Chunk, Where
+    from gateway.view import View
     from gateway.visit import Visit
 
 _log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from gateway.http.peer import principal_of
 from gateway.http.protocol import LEAVING, WHOLE
 
 if TYPE_CHECKING:
-    from gateway.pipeline import Headers, Stream
+    from gateway.delivery import Headers, Stream
     from gateway.runtime import Runtime
     from gateway.types import ChatRequest, Principal
 

@@ -14,9 +14,9 @@ from gateway.http.watching import watched
 
 if TYPE_CHECKING:
     from gateway.config import ModelConfig
-    from gateway.pipeline import View
     from gateway.runtime import Runtime
     from gateway.types import LedgerEntry
+    from gateway.view import View
 
 
 class Meta:

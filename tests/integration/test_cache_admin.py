@@ -57,7 +57,7 @@ async def test_it_shows_what_is_held_and_what_saves_most(gate: Gateway, key: str
     for prompt, times in (("What is the capital of France?", 3), ("Which river flows through it?", 1)):
         for _ in range(times + 1):
             await ask(gate, prompt, key)
-    await gate.runtime.pipeline.hits.flush()
+    await gate.runtime.pipeline.settling.hits.flush()
 
     shown = await held(gate)
 

@@ -135,6 +135,6 @@ async def test_what_must_stay_local_is_not_told_to_it(gate: Gateway) -> None:
     class LocalOnly:
         local_only = True
 
-    assert gate.runtime.pipeline.arbiter.of(view, LocalOnly()) is None  # type: ignore[arg-type]
+    assert gate.runtime.pipeline.settling.arbiter.of(view, LocalOnly()) is None  # type: ignore[arg-type]
     LocalOnly.local_only = False
-    assert gate.runtime.pipeline.arbiter.of(view, LocalOnly()) is not None  # type: ignore[arg-type]
+    assert gate.runtime.pipeline.settling.arbiter.of(view, LocalOnly()) is not None  # type: ignore[arg-type]

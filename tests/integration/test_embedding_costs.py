@@ -53,7 +53,7 @@ async def paid_gateway(
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def gate(paid_gateway: Gateway, upstream: Upstream) -> Gateway:
-    paid_gateway.runtime.pipeline.upkeep.flush()
+    paid_gateway.runtime.pipeline.settling.upkeep.flush()
     await paid_gateway.fresh()
     await until(lambda: paid_gateway.runtime.semantic.size == 0)
     upstream.default = Plan(text="Press the red button.")
@@ -68,7 +68,7 @@ async def stored(gate: Gateway, key: str) -> None:
 
 async def all_rows(gate: Gateway, count: int) -> tuple[list[LedgerEntry], list[LedgerEntry]]:
     """Those of requests, and the one of the cache's upkeep."""
-    gate.runtime.pipeline.upkeep.flush()
+    gate.runtime.pipeline.settling.upkeep.flush()
     rows = await gate.rows(count + 1)
     mine = [row for row in rows if row.key_id == SHADOW_KEY]
     assert len(mine) == 1

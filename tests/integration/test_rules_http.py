@@ -98,7 +98,7 @@ class TestShadows:
         reply = await asyncio.wait_for(gate.chat(model="auto:mirrored"), 10)
         assert reply.status_code == 200
         await until(lambda: len(upstream.requests) == 2)
-        await gate.runtime.pipeline.shadows.close()
+        await gate.runtime.pipeline.settling.shadows.close()
         rows = {row.key_id: row for row in await gate.rows(2)}
         assert (rows["shadow"].status, rows["anonymous"].status) == ("cancelled", "ok")
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from gateway import delivery
 from tests.support.gateway import Gateway
 from tests.support.upstream import Plan, Upstream
 
@@ -65,12 +67,12 @@ async def test_a_large_reply_arrives_whole(gate: Gateway, upstream: Upstream) ->
 async def test_no_header_can_be_smuggled_into_a_reply(
     gate: Gateway, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = gate.runtime.pipeline._headers
+    real = delivery.response_headers
 
-    def forged(*args: object) -> list[tuple[str, str]]:
-        return [*real(*args), ("x-gateway-route", "a\r\nset-cookie: b=c")]  # type: ignore[arg-type]
+    def forged(*args: Any) -> list[tuple[str, str]]:
+        return [*real(*args), ("x-gateway-route", "a\r\nset-cookie: b=c")]
 
-    monkeypatch.setattr(gate.runtime.pipeline, "_headers", forged)
+    monkeypatch.setattr(delivery, "response_headers", forged)
     where = urlsplit(gate.url)
     reader, writer = await asyncio.open_connection(where.hostname, where.port)
     writer.write(request("hello"))

@@ -37,8 +37,8 @@ SUPPORT = {
 STAGES = {"auth", "budget", "cache", "policy", "backends", "ledger"}
 PASSED_ALONG = {"visit", "helped", "books", "storing", "reply", "trials", "warmth", "keeping"}
 PIPELINE = {
-    *("pipeline", "story", "costs", "tracing", "routing", "shadows", "cascade", "held"),
-    *("arbiter", "unattended", "upkeep"),
+    *("pipeline", "view", "reuse", "deciding", "reserving", "delivery", "settling"),
+    *("story", "costs", "tracing", "routing", "shadows", "cascade", "held", "arbiter", "unattended", "upkeep"),
 }
 RUNTIME = {"runtime", "reload"}
 HOUSE = {"economics", "reconcile", "alerts", "erase", "experiments", "export", "watching"}

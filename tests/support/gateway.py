@@ -109,7 +109,7 @@ class Gateway:
         runtime.ring.forget()
         runtime.books.tree.load({b"": b""})
         runtime.semantic.apply({b"purge": b""})
-        runtime.pipeline.warmth = Warmth(runtime.books)
+        runtime.pipeline.settling.warmth = Warmth(runtime.books)
         runtime.view = msgspec.structs.replace(view, fleet=Fleet.build(view.settings))
         await view.fleet.close()
 

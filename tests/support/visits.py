@@ -13,9 +13,9 @@ from gateway.config import Settings, load
 from gateway.features import extract
 from gateway.http.parse import chat_request
 from gateway.metrics import Metrics
-from gateway.pipeline import View
 from gateway.reload import build_view
 from gateway.types import Principal
+from gateway.view import View
 from gateway.visit import Visit
 from tests.support.gateway import EVERYTHING_BIG, hosted, write_policies
 

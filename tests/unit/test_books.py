@@ -21,9 +21,9 @@ from gateway.budget.spool import Spool
 from gateway.cache.keys import cache_context
 from gateway.errors import Overloaded, RateLimited
 from gateway.metrics import Metrics
-from gateway.pipeline import View
 from gateway.redis_io import RedisLink, client
 from gateway.types import Principal
+from gateway.view import View
 from gateway.visit import Visit, bill, ledger_entry
 from tests.support.accounts import KEYS, budget, ledger
 from tests.support.gateway import EVERYTHING_BIG

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from gateway.errors import GatewayError, NotFound
-from gateway.pipeline import View
 from gateway.story import explain, of_entry
 from gateway.types import LedgerEntry
+from gateway.view import View
 from gateway.visit import bill, ledger_entry
 from tests.support.gateway import hosted, local
 from tests.support.ledger import entry

@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.pipeline import View
 from gateway.storing import cache_write
 from gateway.tokenizer import o200k
 from gateway.types import CacheEntry, CacheHit, ChatRequest, Chunk, Decision, Principal, Usage, Where
+from gateway.view import View
 from gateway.visit import Visit, bill, ledger_entry, route_name
 from tests.support.gateway import EVERYTHING_BIG
 from tests.support.visits import BIG, view, visit
