@@ -20,6 +20,7 @@ from gateway.yamlfile import Document
 _ENV = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}")
 _LONGEST_PART = 40
 _LONGEST_NAME = 256
+_CATALOGUED = re.compile(r"\w[\w.-]*")
 _SECRET_KEYS = {"api_key", "admin_key", "password", "webhook"}
 _HTTP = ("http", "https")
 _ADDRESSES = (
@@ -440,6 +441,8 @@ def _check(config: GatewayConfig, document: Document) -> None:
             raise document.error("'auto' is reserved for policies", at, "name")
         if (model.local is None) == (model.provider is None):
             raise document.error("give either 'local' or 'provider'", at)
+        if model.local is not None and not _CATALOGUED.fullmatch(model.local):
+            raise document.error("'local' is the name of a model of the catalogue, not a file", at, "local")
         if model.provider == "openai_compatible" and not model.base_url:
             raise document.error("provider openai_compatible needs 'base_url'", at)
         if model.provider == "litellm" and len(model.base_urls) > 1:
@@ -468,6 +471,7 @@ def _check(config: GatewayConfig, document: Document) -> None:
     if config.cache.judge is not None and config.cache.judge.model not in known:
         raise document.error(f"cache.judge names '{config.cache.judge.model}', which is no model", ".cache", "judge")
     _check_addresses(config, document)
+    _check_finite(document.value, document)
     if config.server.workers < 1:
         raise document.error("at least one worker is needed", ".server", "workers")
     if not 0 <= config.server.port <= 65535:
@@ -486,6 +490,18 @@ def _check_addresses(config: GatewayConfig, document: Document) -> None:
         if address and not _ENV.search(address) and address.partition("://")[0] not in schemes:
             known = " or ".join(f"{scheme}://" for scheme in schemes)
             raise document.error(f"an address begins with {known}", at, key)
+
+
+def _check_finite(written: Any, document: Document, at: str = "") -> None:
+    """YAML also has ``.inf`` and ``.nan``, which nothing can be counted with."""
+    if isinstance(written, float) and not math.isfinite(written):
+        raise document.error("a number must be finite", at)
+    if isinstance(written, dict):
+        for key, value in written.items():
+            _check_finite(value, document, f"{at}.{key}")
+    elif isinstance(written, list):
+        for index, value in enumerate(written):
+            _check_finite(value, document, f"{at}[{index}]")
 
 
 def _numbers(written: Any) -> Iterator[float]:
