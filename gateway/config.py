@@ -20,7 +20,7 @@ from gateway.yamlfile import Document
 _ENV = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}")
 _LONGEST_PART = 40
 _LONGEST_NAME = 256
-_CATALOGUED = re.compile(r"\w[\w.-]*")
+_LOCAL = re.compile(r"\w[\w.-]*|(?:wheel|hf|file):.+")
 _SECRET_KEYS = {"api_key", "admin_key", "password", "webhook"}
 _HTTP = ("http", "https")
 _ADDRESSES = (
@@ -441,8 +441,9 @@ def _check(config: GatewayConfig, document: Document) -> None:
             raise document.error("'auto' is reserved for policies", at, "name")
         if (model.local is None) == (model.provider is None):
             raise document.error("give either 'local' or 'provider'", at)
-        if model.local is not None and not _CATALOGUED.fullmatch(model.local):
-            raise document.error("'local' is the name of a model of the catalogue, not a file", at, "local")
+        if model.local is not None and not _LOCAL.fullmatch(model.local):
+            reason = "'local' is the name of a model of the catalogue, or where one is: hf:OWNER/REPO/FILE, file:/PATH"
+            raise document.error(reason, at, "local")
         if model.provider == "openai_compatible" and not model.base_url:
             raise document.error("provider openai_compatible needs 'base_url'", at)
         if model.provider == "litellm" and len(model.base_urls) > 1:

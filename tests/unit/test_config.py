@@ -125,7 +125,7 @@ class TestModels:
             ("{name: m, local: a, url: 'ftp://a'}", "begins with http:// or https://"),
             ("{name: m, local: a, usd_per_hour: -1}", ">= 0"),
             ("{name: m, local: a, usd_per_hour: .inf}", "a number must be finite"),
-            ("{name: m, local: /models/a.gguf}", "the name of a model of the catalogue, not a file"),
+            ("{name: m, local: /models/a.gguf}", "'local' is the name of a model of the catalogue"),
             ("{name: m, provider: openai, timeout: 0}", "> 0"),
             ("{name: m, provider: openai, price: {input: .nan, output: 1}}", "infinite or no number"),
             ("{name: '', local: a}", "a name has 1 to 256 printable characters"),
@@ -170,6 +170,11 @@ class TestModels:
 def test_what_is_refused(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         written(tmp_path, text)
+
+
+@pytest.mark.parametrize("local", ["smollm2-135m-instruct", "file:/models/it.gguf", "hf:owner/repo/it-Q4_0.gguf"])
+def test_a_local_model_is_named_or_said_where(tmp_path: Path, local: str) -> None:
+    assert written(tmp_path, f"models: [{{name: m, local: '{local}'}}]\n").config.models[0].local == local
 
 
 def test_an_address_with_a_variable_is_seen_to_where_it_is_used(tmp_path: Path) -> None:
