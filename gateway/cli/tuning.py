@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ from gateway.cli.options import AsJson, Config, Problem, print_json, print_table
 
 if TYPE_CHECKING:
     from local_models.choose import Variant
-    from local_models.measure import Measured
+    from local_models.measure import Measured, Quality
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A model of the catalogue, or a .gguf file")]
 Type = Annotated[str, typer.Option("--type", help="Q4_0, Q4_K_M, Q6_K, Q8_0 …")]
@@ -100,20 +101,34 @@ def _report(source: Measured, made: list[Variant], kept: Variant | None, where: 
         variants = [{"type": each.type, "kept": each is kept, **msgspec.to_builtins(each.measured)} for each in made]
         print_json({"source": msgspec.to_builtins(source), "made": variants, "path": str(where) if where else None})
         return
-    numbers = ("MB", "prefill", "1", "4", "16 streams", "divergence", "same choice", "perplexity")
-    rows = [_row("source", source), *(_row(each.type, each.measured) for each in made)]
-    print_table(("type", *numbers), rows, right=numbers)
-    typer.echo(
-        "\nSpeeds in tokens/s; divergence from the source in nats per token, on the text that ships with Farthing."
-    )
+    show(source, {each.type: each.measured for each in made})
     if where:
         typer.echo(f"Kept: {where}\nServe it with `local: file:{where}` in gateway.yaml.")
 
 
-def _row(kind: str, measured: Measured) -> tuple[str, ...]:
-    speeds, quality = measured.speeds, measured.quality
+def show(source: Measured, made: Mapping[str, Measured]) -> None:
+    """Print a row for the source and one for each type that was made of it."""
+    numbers = ("MB", "prefill", "1", "4", "16 streams", "divergence", "same choice", "perplexity")
+    lost = [each.quality for each in made.values() if each.quality]
+    rows = [("source", *_speeds(source), "", "", _perplexity(lost[0].source_perplexity) if lost else "")]
+    rows += [(kind, *_speeds(each), *_losses(each.quality)) for kind, each in made.items()]
+    print_table(("type", *numbers), rows, right=numbers)
+    typer.echo(
+        "\nSpeeds in tokens/s; divergence from the source in nats per token, on the text that ships with Farthing."
+    )
+
+
+def _speeds(measured: Measured) -> tuple[str, ...]:
+    speeds = measured.speeds
     rates = (f"{rate:,.0f}" for rate in (speeds.prefill_tokens_per_second, *speeds.streams.values()))
-    lost = ("", "", "")
-    if quality:
-        lost = (f"{quality.divergence:.4f}", f"{quality.same_choice:.1%}", f"{quality.perplexity:.2f}")
-    return (kind, f"{measured.bytes / 1e6:,.0f}", *rates, *lost)
+    return (f"{measured.bytes / 1e6:,.0f}", *rates)
+
+
+def _losses(quality: Quality | None) -> tuple[str, ...]:
+    if quality is None:
+        return ("", "", "")
+    return (f"{quality.divergence:.4f}", f"{quality.same_choice:.1%}", _perplexity(quality.perplexity))
+
+
+def _perplexity(value: float) -> str:
+    return f"{value:.2f}" if value < 10_000 else f"{value:.1e}"

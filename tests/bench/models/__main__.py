@@ -12,14 +12,11 @@ import tempfile
 from pathlib import Path
 
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
+from gateway.cli import tuning
 from local_models import choose, fetch, prune
-from local_models.measure import STREAMS, Measured, measure
+from local_models.measure import measure
 from tests.support.models import CHAT, models_dir
-
-COLUMNS = ("MB", "prefill", *(f"{count} at once" for count in STREAMS), "divergence", "same choice", "perplexity")
 
 
 def main() -> int:
@@ -37,28 +34,12 @@ def main() -> int:
             kind: choose.variant(source, Path(folder) / f"{kind}.gguf", kind, dropped).measured
             for kind in args.types.split(",")
         }
-    measured = {f"source: {source.stem}": measure(source), **made}
+    before = measure(source)
     if args.json:
-        print(json.dumps(msgspec.to_builtins(measured), indent=2))
+        print(json.dumps(msgspec.to_builtins({"source": before, **made}), indent=2))
     else:
-        _show(measured)
+        tuning.show(before, made)
     return 0
-
-
-def _show(measured: dict[str, Measured]) -> None:
-    table = Table("", *COLUMNS, title="Speeds in tokens/s, all streams together; divergence in nats per token")
-    for name, each in measured.items():
-        table.add_row(name, *_cells(each))
-    Console().print(table)
-
-
-def _cells(each: Measured) -> list[str]:
-    rates = [each.speeds.prefill_tokens_per_second, *each.speeds.streams.values()]
-    cells = [f"{each.bytes / 1e6:,.0f}", *(f"{rate:,.0f}" for rate in rates)]
-    if each.quality:
-        lost = each.quality
-        cells += [f"{lost.divergence:.4f}", f"{lost.same_choice:.1%}", f"{lost.perplexity:.2f}"]
-    return cells
 
 
 if __name__ == "__main__":
