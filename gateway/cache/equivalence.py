@@ -34,7 +34,7 @@ def answer_text(body: bytes) -> str:
     """The words of a plain ``chat.completion``; '' where there are none."""
     try:
         choices = msgspec.json.decode(body, type=_Completion).choices
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return ""
     content = choices[0].message.content if choices else None
     return " ".join(content.split()) if isinstance(content, str) else ""

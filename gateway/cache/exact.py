@@ -42,10 +42,10 @@ def encode(entry: CacheEntry) -> bytes | None:
 
 
 def decode(value: bytes) -> CacheEntry | None:
-    """A stored entry; None for bytes another version wrote (a miss, never an error)."""
+    """A stored entry; None for bytes that are none, or another version's (a miss, never an error)."""
     try:
         return _decoder.decode(value)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 

@@ -73,6 +73,6 @@ async def _forget_events(redis: Redis, keys: Keys, made: Collection[Made]) -> No
 def _of(value: bytes, made: Collection[Made]) -> bool:
     try:
         observation = msgspec.msgpack.decode(value, type=Observation)
-    except msgspec.DecodeError:  # of another version, or no outcome
+    except (msgspec.DecodeError, UnicodeDecodeError):  # of another version, or no outcome
         return False
     return any(tuple(each) in made for each in observation.made)

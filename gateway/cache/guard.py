@@ -8,6 +8,7 @@ not certain is the verifier's.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import permutations
@@ -16,6 +17,7 @@ from gateway.cache.keys import normalise
 from gateway.cache.words import FUNCTION_WORDS, Text, lexicon, listed, stem
 
 _SYMBOL = re.compile(r"[+*/=<>^%&|~#@$€£¥\\°×÷±√²³]|(?<!\w)-|-(?!\w)")
+_DRAWN, _SKINS = frozenset({"So", "Sm", "Sc"}), "🏻🏼🏽🏾🏿"
 _PERCENT = re.compile(r"\bper\s?cent\b")
 _BEGINS = re.compile(r"(?:^|[.!?:]\s)[^\w]*([^\W\d_]+(?:'[^\W\d_]+)*)")
 _PUNCTUATION = re.compile(r"[^\w\s]|_")
@@ -144,7 +146,13 @@ def _symbols(left: Text, right: Text) -> bool:
 
 
 def _signs(text: Text) -> list[str]:
-    return _SYMBOL.findall(_PERCENT.sub("%", text.raw))
+    raw = _PERCENT.sub("%", text.raw)
+    return [sign for sign in raw if not sign.isascii() and _drawn(sign)] + _SYMBOL.findall(raw)
+
+
+def _drawn(sign: str) -> bool:
+    """Whether a character is a picture, a currency, a mathematical sign: an encoder knows few of them apart."""
+    return unicodedata.category(sign) in _DRAWN or sign in _SKINS
 
 
 def _quotes(left: Text, right: Text) -> bool:
@@ -204,13 +212,15 @@ def _owns(word: str) -> bool:
 
 
 def _spelling(left: Text, right: Text) -> bool:
+    if bool(left.words) != bool(right.words):
+        return True
     alike = [word.casefold() for word in left.lower] == [word.casefold() for word in right.lower]
     return alike and _written(left) != _written(right) and not _typed(left, right)
 
 
 def _written(text: Text) -> str:
     """The text itself where case and spacing may mean something in it, else what is left without them."""
-    normal = normalise(text.raw)
+    normal = normalise(text.raw) if text.words else None
     return text.raw.strip() if normal is None else " ".join(_PUNCTUATION.sub(" ", normal).split())
 
 

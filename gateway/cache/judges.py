@@ -284,8 +284,8 @@ def _keep(held: OrderedDict[str, _T], name: str, value: _T, most: int) -> None:
 
 
 def _decoded(value: bytes) -> Observation | None:
-    """An outcome; None for bytes another version wrote."""
+    """An outcome; None for bytes that are none, or another version's."""
     try:
         return _decoder.decode(value)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None

@@ -95,6 +95,6 @@ async def _scan(redis: Redis, keys: Keys) -> AsyncIterator[tuple[Any, Lesson | N
         for message_id, fields in some:
             try:
                 yield message_id, msgspec.msgpack.decode(fields[b"l"], type=Lesson)
-            except (msgspec.DecodeError, KeyError):
+            except (msgspec.DecodeError, UnicodeDecodeError, KeyError):
                 yield message_id, None
         after = f"({some[-1][0].decode()}"

@@ -49,7 +49,7 @@ def _read(chunks: Iterable[bytes], texts: Sequence[str]) -> tuple[list[dict[str,
     try:
         events = [msgspec.json.decode(data) for data in chunks]
         return events, _choices(events, texts)
-    except (msgspec.DecodeError, AttributeError, TypeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError, TypeError):
         return [], None
 
 

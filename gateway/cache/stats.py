@@ -171,7 +171,7 @@ async def _outcomes(redis: Redis, name: bytes) -> list[Observation]:
     log: Any = await redis.lrange(name, 0, -1)
     found = []
     for value in log:
-        with suppress(msgspec.DecodeError):  # another version's
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):  # another version's
             found.append(msgspec.msgpack.decode(value, type=Observation))
     return found
 

@@ -66,7 +66,7 @@ def storable(body: bytes) -> bool:
     """
     try:
         choices = _decode(body).choices
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return False
     return bool(choices) and all(_clean(choice) for choice in choices)
 

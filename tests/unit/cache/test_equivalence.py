@@ -15,7 +15,7 @@ def body(content: object) -> bytes:
 
 def test_the_words_of_an_answer_are_found() -> None:
     assert answer_text(body("It is\n\n Paris.")) == "It is Paris."
-    for odd in (b"{}", b"", b'{"choices": []}', body(None), body([{"type": "text"}])):
+    for odd in (b"{}", b"", b'{"choices": []}', body(None), body([{"type": "text"}]), body("x").replace(b"x", b"\xff")):
         assert answer_text(odd) == ""
 
 

@@ -54,6 +54,11 @@ def test_a_stream_folds_into_the_plain_answer_it_would_have_been() -> None:
     assert msgspec.json.decode(fold(chunks, USAGE) or b"") == msgspec.json.decode(plain(answered("Paris it is")))
 
 
+def test_a_stream_that_is_no_text_folds_into_nothing() -> None:
+    chunks = [event(piece("x")).replace(b"x", b"\xff"), event(piece(finish="stop"))]
+    assert fold(chunks, USAGE) is whole(chunks) is None
+
+
 def test_several_choices_fold_apart_and_in_order() -> None:
     chunks = [
         event(piece("b", index=1), piece("a")),

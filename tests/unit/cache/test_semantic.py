@@ -176,6 +176,47 @@ async def test_without_the_embedder_there_are_no_hits_and_no_errors(one: Worker,
     assert await switched_off.recall(FRANCE) == (None, None)
 
 
+async def test_an_embedder_that_dies_and_comes_back_finds_what_was_stored_before(one: Worker) -> None:
+    await one.store(FRANCE)
+    one.embedder.away = True
+    assert await one.finds(PARAPHRASE) is None
+    one.embedder.away = False
+    assert await one.finds(PARAPHRASE) == FRANCE.exact
+    await one.store(OTHER)
+    assert one.cache.size == 2
+
+
+@pytest.mark.parametrize("value", [b"", b"garbage", b"\xff" * 100, b"\x81\xa2id\xa3\xff\xff\xff", b"null", b"{}"])
+async def test_an_entry_that_cannot_be_read_is_no_hit_and_is_forgotten(one: Worker, two: Worker, value: bytes) -> None:
+    await one.store(FRANCE)
+    await two.follow()
+    await one.redis.set(one.keys.exact(FRANCE.exact), value)
+    assert await two.finds(PARAPHRASE) is None
+    assert two.cache.size == 0
+
+
+async def test_questions_full_of_odd_letters_are_stored_and_leave_others_alone(one: Worker) -> None:
+    odd = (
+        "\0",
+        "\x1b[31m red",
+        "\u202eesrever",
+        "' \" ` " * 200,
+        "🏳️‍🌈" * 50,
+        "{{7*7}}",
+        "*?[]",
+        "\n" * 400,
+        "é" + "\u0301" * 300,
+    )
+    for place, question in enumerate(odd):
+        one.embedder.angles |= {question: 2.0 + place / 1e6, f"{question} ": 2.0}
+        await one.store(context(question))
+    for question in odd:
+        assert await one.finds(context(f"{question} ")) in {None, *(f"p:{each}" for each in odd)}
+    assert one.cache.size == len(odd)
+    await one.store(FRANCE)
+    assert await one.finds(PARAPHRASE) == FRANCE.exact
+
+
 async def test_a_dropped_entry_and_a_purge_reach_every_worker(one: Worker, two: Worker) -> None:
     await one.store(FRANCE)
     await one.store(OTHER)

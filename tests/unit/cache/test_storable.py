@@ -54,6 +54,7 @@ def test_a_clean_answer_may_be_stored() -> None:
         plain(answered(" \n")),
         plain(answered("I'm sorry, but I can't assist with that.")),
         b'{"error": {"message": "no"}}',
+        plain(answered("letters")).replace(b"letters", b"\xff\xfe"),
     ],
 )
 def test_anything_else_may_not(body: bytes) -> None:
