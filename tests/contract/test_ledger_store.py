@@ -213,6 +213,7 @@ async def test_verify_runs_while_rows_are_written(store: SqlStore, url: str) -> 
 
     writing = asyncio.create_task(write())
     while written < 4:
+        assert not writing.done()
         assert await reader.verify() == []
     enough.set()
     await writing
