@@ -33,6 +33,8 @@ async def forget_entries(redis: Redis, keys: Keys, ids: Sequence[str]) -> int:
 
 async def forget(redis: Redis, keys: Keys, made: Collection[Made], partitions: Collection[str] | None = None) -> int:
     """The outcomes of these requests; ``partitions``: None for all. Returns how many. Raises redis.RedisError."""
+    if not made:
+        return 0
     forgotten = 0
     async for name in _lists(redis, keys, partitions):
         values: Any = await redis.lrange(name, 0, -1)

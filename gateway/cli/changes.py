@@ -43,7 +43,7 @@ def _change(chosen: Settings, now: CompiledPolicy, each: Sequence[Went]) -> dict
     from gateway.policy.split import altered, moved, samples, went
 
     for since, was in _before(chosen, now):
-        if was.hash == now.hash:
+        if was.policy == now.policy:
             return None
         flips = moved(list(went(was, samples())), each)
         written = [
@@ -81,7 +81,7 @@ def _in_force(chosen: Settings, now: CompiledPolicy) -> Iterable[tuple[str, Comp
         texts = {name: text for name, text in version.files.items() if "/" not in name}
         at = datetime.fromtimestamp(version.used_ms / 1000, UTC)
         found = list(_named(chosen, now.name, texts, f"it was in force on {at:%Y-%m-%d %H:%M} UTC"))
-        if all(was.hash != now.hash for _, was in found) or datetime.now(UTC) - at > LATELY:
+        if all(was.policy != now.policy for _, was in found) or datetime.now(UTC) - at > LATELY:
             yield from found
             return
         live = live or found

@@ -102,6 +102,16 @@ def test_one_file_is_tried_on_its_own_cases_and_not_on_those_of_its_neighbours(f
     assert "no policy named 'defualt'" in told["errors"][0]
 
 
+def test_what_is_kept_of_prompts_is_told_though_nothing_goes_another_way(folder: Path) -> None:
+    file = folder / "policies" / "private.yaml"
+    file.write_text(file.read_text() + "contents: {keep: redacted}\n")
+
+    change = checked(folder)["private"]["change"]
+
+    assert change["written"] == [{"what": "contents.keep", "was": "none", "now": "redacted"}]
+    assert change["moved"] == 0
+
+
 def test_a_history_of_another_version_is_no_measure(folder: Path) -> None:
     files = {"private.yaml": "name: private\nrules: [{name: a, use: [x], no_such_key: 1}]\n"}
     History(folder / "data" / "policies-history").record(files, ("private",))
