@@ -57,6 +57,24 @@ def test_it_is_calibrated_on_what_was_held_out() -> None:
     assert found.brier < bare.brier
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_model_that_gets_little_right_is_believed_to(seed: int) -> None:
+    """All evidence says wrong and is right to: then it is the offset of a fit of the rest, and far from even odds."""
+    draw = np.random.default_rng(seed)
+    likely, right = [], []
+    for _ in range(414):
+        skill, this = draw.normal(-3.2, 1.0), draw.normal(-3.0, 1.0)
+        likely.append(known(*(1 / (1 + math.exp(-odds)) for odds in (skill, this))))
+        right.append(bool(draw.random() < 1 / (1 + math.exp(-2 * (skill + this + 6.2) + 3.2))))
+    signals = [Signals(-float(draw.exponential(0.5)), -2.0, float(draw.random()), 8) for _ in right]
+
+    posterior = fit(likely, signals, right)
+
+    chances = [posterior.right(one, how) for one, how in zip(likely, signals, strict=True)]
+    assert np.mean(chances) == pytest.approx(np.mean(right), abs=0.02)
+    assert np.mean([posterior.expected(one) for one in likely]) == pytest.approx(np.mean(right), abs=0.02)
+
+
 def test_evidence_that_tells_nothing_is_not_trusted() -> None:
     likely, signals, right = drawn(evidence_counts=False)
     posterior = fit(likely, signals, right)
