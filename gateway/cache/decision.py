@@ -229,7 +229,7 @@ class Judge:
         else:
             surely = 1 - max(p, before) <= self.max_wrong_rate
         closely = (1 - before) * self._setting.again <= self.max_wrong_rate
-        judged = not (_replaced(measures) and foreign(asked) and foreign(stored.text))
+        judged = said is not None or not (_replaced(measures) and foreign(asked) and foreign(stored.text))
         return _Found(evidence, stored, surely and judged, measures.tolist(), closely and judged)
 
 

@@ -88,7 +88,9 @@ def test_in_a_language_nothing_was_measured_on_no_word_is_taken_for_another(
     asked: str, stored: str, action: str, budget: float
 ) -> None:
     """However sure the verifier, and however close the encoder finds them: to it opposites are the same there."""
-    assert judge(0.999, budget=budget).judge(read(asked), [near(0.999, text=read(stored))]).action == action
+    neighbour = near(0.999, text=read(stored))
+    assert judge(0.999, budget=budget).judge(read(asked), [neighbour]).action == action
+    assert judge(0.5, budget=budget).judge(read(asked), [neighbour], {"e": 0.999}).action == "accept"
 
 
 @pytest.mark.parametrize(("budget", "served"), [(0.01, 6), (0.05, 30)])
