@@ -5,7 +5,7 @@ DeepSeek, Mistral's Tekken) begins with the bytes and only merges, SentencePiece
 falls back to one token a byte. A text is no longer than the JSON it travels in, and the JSON around a message
 outweighs what a chat template puts around it, so the length of the body is a bound that costs nothing to know.
 English has about four bytes a token: where a budget is too short for that bound, OpenAI's own models are counted
-(:func:`counted`), in a thread.
+(:func:`counted`), in another process.
 
 Media are bounded apart. Images by what a provider makes of the largest it takes
 (https://developers.openai.com/api/docs/guides/images-vision, https://platform.claude.com/docs/en/build-with-claude/vision,

@@ -24,7 +24,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ``subject`` names the organisation, team, key (its id), user, tag or model; ``*``: each of them has this much of
     its own. A user, tag or model is one of ``organisation``. ``limit_nano``: nano-dollars a ``window``, counted from
     ``created_ms`` on; None: no limit on money. ``hard``: a request that may go over is refused; else it is only told
-    of. ``alert_at``: shares of the limit at which an event is written (:mod:`gateway.budget.events`).
+    of. ``alert_at``: shares of the limit at which an event is written (:mod:`gateway.budget.accounts`).
     """
 
     id: str
