@@ -72,8 +72,8 @@ def read_files(folder: Path) -> dict[str, str]:
 
 
 def read_bytes(folder: Path) -> dict[str, bytes]:
-    """The same as it stands there, text or not. Raises OSError."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in _files(folder)}
+    """The same as it stands there, text or not, without pipes and links to nowhere. Raises OSError."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in _files(folder) if path.is_file()}
 
 
 def write_files(folder: Path, files: Mapping[str, str] | Mapping[str, bytes]) -> None:

@@ -157,6 +157,8 @@ async def test_a_version_is_put_back_over_files_that_are_no_text(gate: Gateway) 
     file = gate.folder / "policies" / "default.yaml"
     file.write_bytes(b"\xff\xfe no text")
     (gate.folder / "policies" / "other.yaml").write_bytes(b"\xff")
+    (gate.folder / "policies" / "link.yaml").symlink_to("nowhere.yaml")
+    os.mkfifo(gate.folder / "policies" / "pipe.yaml")
 
     reply = await gate.admin("POST", "/admin/policies/rollback", json={"version": version["id"]})
 

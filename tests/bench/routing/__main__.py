@@ -109,6 +109,7 @@ def replayed() -> None:
         began, worked = time.perf_counter(), time.process_time()
         result = CliRunner().invoke(app, command)
         took, cpu = time.perf_counter() - began, time.process_time() - worked
+        assert result.exit_code == 0, result.output
         told = msgspec.json.decode(result.stdout)
         print(f"\nreplay of {told['requests']:,} logged requests: {took:.1f} s (at most 60), {cpu:.1f} s of CPU")
 
