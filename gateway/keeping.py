@@ -22,7 +22,7 @@ MOST_BYTES = 128 * 1024
 """Of a prompt and its answer together, as JSON; what is longer is not kept."""
 _AT_ONCE_BYTES = 8 * 1024  # more would hold up the loop
 _PARTS = {"image_url": "[IMAGE]", "input_audio": "[AUDIO]", "file": "[FILE]"}
-_ODD = (msgspec.DecodeError, AttributeError, TypeError, KeyError, IndexError)
+_ODD = (ValueError, AttributeError, TypeError, LookupError)
 
 
 async def kept(visit: Visit, entry: LedgerEntry) -> Content | None:
