@@ -41,7 +41,9 @@ class Document:
             mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
             reason = getattr(error, "problem", None) or str(error)
             raise ConfigError(f"not valid YAML: {reason}", file=file, line=mark.line + 1 if mark else 0) from None
-        except (ValueError, RecursionError) as error:
+        except RecursionError:
+            raise ConfigError("not valid YAML: lists or mappings too deep within one another", file=file) from None
+        except ValueError as error:
             raise ConfigError(f"not valid YAML: {error}", file=file) from None
 
     @classmethod

@@ -14,6 +14,9 @@ import yaml
 MAX_VALUES = 100_000
 """Of a file, with what aliases repeat counted each time."""
 
+_LET_OUT = (ValueError, AttributeError, LookupError, TypeError)
+"""PyYAML lets these out of a date such as 2026-99-99, a number of 5,000 digits, ``!!timestamp x``, ``!!bool x``."""
+
 
 class Fault(ValueError):
     """What is wrong, and the line of it, which counts from 1; 0 where it is not known."""
@@ -38,9 +41,10 @@ def values(root: yaml.Node | None) -> Any:
     loader = yaml.SafeLoader("")
     try:
         return loader.construct_document(root)
-    except ValueError as error:  # a date such as 2026-99-99, a number of 5,000 digits
+    except _LET_OUT as error:
         wrong = (line_of(node) for node in nodes.values() if not _constructs(loader, node))
-        raise Fault(f"not valid YAML: {error}", next(wrong, 0)) from None
+        reason = str(error) if isinstance(error, ValueError) else "a value is not what its tag says"
+        raise Fault(f"not valid YAML: {reason}", next(wrong, 0)) from None
 
 
 def line_of(node: yaml.Node) -> int:
@@ -96,7 +100,7 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
 def _constructs(loader: yaml.SafeLoader, node: yaml.Node) -> bool:
     try:
         loader.construct_document(node)
-    except ValueError:
+    except _LET_OUT:
         return not isinstance(node, yaml.ScalarNode)
     except yaml.YAMLError:
         return True

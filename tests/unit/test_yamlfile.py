@@ -99,10 +99,13 @@ def test_what_does_not_fit_is_told_with_its_line(change: tuple[str, str], told: 
         ("name: a\nwhen: 2026-99-99", "b.yaml:2: not valid YAML: month must be in 1..12"),
         ("name: a\nsize: " + "9" * 5000, "b.yaml:2: not valid YAML: Exceeds the limit"),
         ('name: a\nspare: ["\\ud800"]', "b.yaml:2: not valid YAML: half a character"),
+        ("name: a\nwhen: !!timestamp x", "b.yaml:2: not valid YAML: a value is not what its tag says"),
+        ("name: a\nwhen: !!int ''", "b.yaml:2: not valid YAML: a value is not what its tag says"),
+        ("name: a\nwhen: !!bool x", "b.yaml:2: not valid YAML: a value is not what its tag says"),
         (LAUGHS, "b.yaml:5: with its aliases repeated, more than 100,000 values"),
         (MERGES, "b.yaml:5: with its aliases repeated, more than 100,000 values"),
         ("name: a\nwheels: &w [1, *w]", "b.yaml:2: an alias names what it stands in"),
-        ("[" * 5000, "not valid YAML"),
+        ("[" * 1000, "too deep within one another"),
     ],
 )
 def test_what_is_not_yaml(text: str, told: str) -> None:
