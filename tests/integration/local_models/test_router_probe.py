@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,6 +73,11 @@ def difficulties(scorer: ProfiledScorer | RuleScorer, asked: Sequence[Question],
     return np.array([score.difficulty for score in scores])
 
 
+def at_most(right: int, of: int) -> float:
+    """The chance of no more right answers than these where each is right with TARGET: of three, two say nothing yet."""
+    return sum(math.comb(of, k) * TARGET**k * (1 - TARGET) ** (of - k) for k in range(right + 1))
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("dropped", [frozenset[int](), frozenset((20, 22))], ids=["as it is", "two layers less"])
@@ -99,7 +105,7 @@ def test_what_stays_here_is_right(tmp_path: Path, dropped: frozenset[int]) -> No
     counted = [f"{name}: {correct[at].sum()} of {at.sum()}" for name, at in (("rules", by_rules),)]
     print(*counted, f"kept: {correct[here].sum()} of {here.sum()}, {tried.sum()} tried", bare, calibrated, sep="; ")
     assert len(asked) >= 300
-    assert correct[here].sum() >= TARGET * here.sum()
+    assert at_most(int(correct[here].sum()), int(here.sum())) > 0.05
     assert correct[by_rules].mean() < 0.7
     assert calibrated.brier < bare.brier
     assert calibrated.ece < bare.ece
