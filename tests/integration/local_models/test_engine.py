@@ -88,12 +88,12 @@ async def test_a_shared_system_prompt_is_computed_once_also_by_a_crowd(small: En
 async def test_who_waits_for_anothers_prompt_goes_on_with_what_that_one_left(
     small: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected, _ = await read(ask(small, SYSTEM * 4, 8))
+    expected, _ = await read(ask(small, SYSTEM * 3, 4))
     small._batching._idle.clear()
     decode, loop, followers = small._context.decode, asyncio.get_running_loop(), []
 
     async def follow() -> None:
-        followers.append(ask(small, SYSTEM * 4, 8))
+        followers.append(ask(small, SYSTEM * 3, 4))
 
     def leaves(pieces: Any) -> Any:
         monkeypatch.undo()
@@ -103,12 +103,13 @@ async def test_who_waits_for_anothers_prompt_goes_on_with_what_that_one_left(
         return rows
 
     monkeypatch.setattr(small._context, "decode", leaves)
-    leader = ask(small, SYSTEM * 4, 8)
+    leader = ask(small, SYSTEM * 3, 4)
     await until(lambda: followers)
     text, last = await read(followers[0])
     assert text == expected
     assert last.timings is not None
-    assert 0 < last.timings.cache_n < last.timings.prompt_n + last.timings.cache_n - 100
+    assert last.timings.cache_n > 0
+    assert last.timings.prompt_n > 20
 
 
 def damage(folder: Path) -> None:
@@ -206,7 +207,7 @@ async def test_no_first_token_waits_until_the_cache_has_been_tidied(monkeypatch:
         monkeypatch.setattr(batching, "_gather", watched)
         running = ask(made, QUESTIONS[5], 60, ignore_eos=True, speculative=False)
         await anext(running)
-        streams = [ask(made, SYSTEM * 4, 1), ask(made, QUESTIONS[3], 8, ignore_eos=True), running]
+        streams = [ask(made, SYSTEM * 3, 1), ask(made, QUESTIONS[3], 8, ignore_eos=True), running]
         await asyncio.gather(*map(read, streams))
     assert drawn
     assert all(map(all, drawn))
