@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gateway.runtime import Runtime
 
 _REDIS_S = 2.0
-_BOOKS = "gateway.ledger.store"
+_BOOKS, _ALERTS = "gateway.ledger.store", "gateway.alerts.watch"
 
 
 class Facts:
@@ -116,6 +116,7 @@ class Facts:
         """What has been told and is not over."""
         if visitor.role == "owner":
             return []
+        await _imported(_ALERTS)
         from gateway.alerts import watch
 
         with suppress(RedisError, OSError):
@@ -125,12 +126,17 @@ class Facts:
         return []
 
     async def _story(self, visitor: Visitor, request_id: str) -> dict[str, Any] | None:
-        if _BOOKS not in sys.modules:  # half a second of imports, which requests must not wait for
-            await asyncio.to_thread(importlib.import_module, _BOOKS)
+        await _imported(_BOOKS)
         entry = await self._runtime.find(request_id)
         if entry is None or visitor.key_id not in ("", entry.key_id):
             return None
         return story.of_entry(entry, self._runtime.view)
+
+
+async def _imported(module: str) -> None:
+    """A third of a second of imports or more, the first time, which requests must not wait for."""
+    if module not in sys.modules:
+        await asyncio.to_thread(importlib.import_module, module)
 
 
 def _model(row: dict[str, Any]) -> dict[str, Any]:
