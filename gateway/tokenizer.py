@@ -64,6 +64,7 @@ class Tokenizer:
     def _exchange(self, frame: bytes) -> list[int] | None:
         if self._process is None:
             self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            threading.Thread(target=self._process.wait, name="tokenizer-end", daemon=True).start()  # or it is a zombie
         process = self._process
         impatient = threading.Timer(PATIENCE_S, process.kill)
         impatient.daemon = True

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 from redis import Redis
 
+from tests.support.processes import children_with
 from tests.support.serving import Serving, environment, serving, write_config
 from tests.support.upstream import Plan, Upstream
 from tests.support.waiting import until
@@ -132,12 +132,7 @@ class Watcher:
 async def kill_workers(gateway: Serving, drawn: random.Random, times: int) -> None:
     for _ in range(times):
         await asyncio.sleep(drawn.uniform(0.5, 1.0))
-        workers = [
-            process
-            for process in psutil.Process(gateway.process.pid).children()
-            if "gateway.http.worker" in " ".join(process.cmdline())
-        ]
-        if workers:
+        if workers := children_with("gateway.http.worker", gateway.process.pid):
             drawn.choice(workers).kill()
 
 

@@ -19,6 +19,7 @@ from gateway.types import DAY_MS, HOUR_MS, NANO
 from tests.support.dashboard import Looked, looked_at
 from tests.support.gateway import ADMIN
 from tests.support.ledger import entry
+from tests.support.processes import children_with
 from tests.support.serving import until
 
 PAGES = ("", "/explore", "/requests", "/live", "/cache", "/budgets", "/models", "/policies")
@@ -273,7 +274,7 @@ def end(maker: psutil.Process) -> None:
 
 
 def _makers() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "gateway.dashboard" in child.cmdline()]
+    return children_with("gateway.dashboard")
 
 
 def test_pages_are_made_outside_the_worker(looked: Looked, admin: httpx.Client) -> None:

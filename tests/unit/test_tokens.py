@@ -82,6 +82,16 @@ def test_it_is_started_again_once_it_has_ended() -> None:
     one.close()
 
 
+async def test_one_that_has_ended_by_itself_is_no_zombie() -> None:
+    one = Tokenizer()
+    assert one.count(["Paris"]) == [1]
+    assert one._process is not None
+    ended = psutil.Process(one._process.pid)
+    ended.terminate()
+    await until(lambda: not ended.is_running(), within_s=30)
+    one.close()
+
+
 async def test_it_is_read_into_a_process_that_ends_with_whoever_counts() -> None:
     """In a worker's own it would stop the event loop for a second."""
     code = "import sys, time; from gateway.tokenizer import Tokenizer; one = Tokenizer(); one.count(['Paris'])"

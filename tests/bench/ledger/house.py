@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from tests.bench.proxy.processes import free_port, running
+from tests.support.processes import children_with
 from tests.support.serving import Serving, environment, serving, write_config
 
 ADMIN = "admin-of-the-benchmark"
@@ -51,10 +52,9 @@ class House:
 
     def cpu_s(self) -> float:
         """What making pages has taken so far; 0 where nobody has looked."""
-        for process in self._served.children()["worker"].children():
-            if "gateway.dashboard" in process.cmdline():
-                times = process.cpu_times()
-                return float(times.user + times.system)
+        for process in children_with("gateway.dashboard", self._served.children()["worker"].pid):
+            times = process.cpu_times()
+            return float(times.user + times.system)
         return 0.0
 
     def budgets(self) -> None:
