@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+SCRIPTS = (limits.LOOK_UP, limits.ADMIT, reservations.RESERVE, reservations.SETTLE, reservations.SETTLE_UNLIMITED)
+"""What the trips run."""
+
 _log = logging.getLogger(__name__)
 _OPENED_MAX = 20_000
 _LIMIT_NAMES = {"rpm": "requests per minute", "tpm": "tokens per minute", "concurrency": "concurrent requests"}

@@ -13,6 +13,7 @@ import hashlib
 import re
 import ssl
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
@@ -173,14 +174,17 @@ def _checked(reply: Any) -> Any:
 
 
 class RedisLink:
-    """A self-mending connection. Calls fail at once while it is away, and within ``timeout_s`` when Redis hangs."""
+    """A self-mending connection. Calls fail at once while it is away, and within ``timeout_s`` when Redis hangs.
 
-    def __init__(self, url: str, *, timeout_s: float = 0.5) -> None:
+    ``scripts`` are loaded with each connection: one that Redis did not know would run after commands sent later.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float = 0.5, scripts: Sequence[Script] = ()) -> None:
         from redis.asyncio.connection import parse_url
 
         self._where: dict[str, Any] = dict(parse_url(url))
         self._secure = url.startswith("rediss://")
-        self._timeout_s = timeout_s
+        self._timeout_s, self._scripts = timeout_s, scripts
         self._connection: _Connection | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._connected = asyncio.Event()
@@ -285,6 +289,8 @@ class RedisLink:
         if db := where.get("db"):
             await self._expect_ok(connection, "SELECT", str(db))
         await self._expect_ok(connection, "PING")
+        loading = [connection.send(("SCRIPT", "LOAD", script.source)) for script in self._scripts]
+        await asyncio.gather(*loading)  # where a user may not, it is as it was: `run` sends the whole script
 
     @staticmethod
     async def _expect_ok(connection: _Connection, *args: str) -> None:

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from gateway import log, telemetry
 from gateway.auth import KeyRing
 from gateway.backends.reranker import HttpReranker
-from gateway.books import Books
+from gateway.books import SCRIPTS, Books
 from gateway.budget.spool import Spool
 from gateway.cache import segment
 from gateway.cache.judges import Pairs
@@ -61,7 +61,7 @@ class Runtime:
         self.worker = f"{os.getpid()}-{secrets.token_hex(4)}"
         self.keys = Keys()
         url = redis_url(view.settings)
-        self.link = RedisLink(url)
+        self.link = RedisLink(url, scripts=SCRIPTS)
         self.redis: Redis = client(url, socket_timeout=_SOCKET_TIMEOUT_S)
         self.ring = KeyRing(self.link, self.keys)
         self.embedder = embedder

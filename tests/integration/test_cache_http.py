@@ -47,6 +47,16 @@ async def test_the_same_request_again_is_answered_from_the_cache(gate: Gateway, 
     assert len(upstream.requests) == 1
 
 
+async def test_asked_again_at_once_it_is_in_the_cache_by_then(tmp_path: Path, upstream: Upstream) -> None:
+    """Settling travels before the next request's first command, also where Redis has never run its script."""
+    async with gateway(tmp_path, [hosted("big", upstream.base_url)]) as started:
+        for country in ("France", "Finland", "Spain", "Italy", "Japan"):
+            question = f"What is the capital of {country}?"
+            asked = (question, question, question.lower().replace(" ", "  "))
+            assert [tier(await started.chat(prompt)) for prompt in asked] == ["miss", "exact", "exact"]
+    assert len(upstream.requests) == 5
+
+
 @pytest.mark.parametrize(
     "prompt",
     [

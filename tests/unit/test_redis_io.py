@@ -88,6 +88,17 @@ async def test_a_script_is_loaded_where_redis_does_not_have_it(link: RedisLink, 
         await link.run(Script("return redis.error_reply('ERR no such thing')"), ())
 
 
+async def test_scripts_are_loaded_with_the_connection(own_redis: RedisServer) -> None:
+    known = Script("return 'known'")
+    other = client(own_redis.url)
+    link = RedisLink(own_redis.url, scripts=(known,))
+    await link.start(5.0)
+    assert await other.script_exists(known.sha) == [True]
+    assert await link.run(known, ()) == b"known"
+    await link.close()
+    await other.aclose()
+
+
 async def test_a_connection_that_breaks_fails_all_its_calls_at_once_and_mends_itself(own_redis: RedisServer) -> None:
     async with linked(own_redis.url) as link:
         redis = client(own_redis.url)
