@@ -89,7 +89,8 @@ class ChatRequest(Frozen, frozen=True, kw_only=True):
     """One chat completion as it came.
 
     ``fields`` maps each top-level key of the body to its bytes as the client wrote them, so that what this gateway has
-    never heard of is forwarded byte for byte. ``messages`` is the decoded conversation.
+    never heard of is forwarded byte for byte. ``messages`` is the decoded conversation. ``apart``: what the client's
+    own format says and no field of a chat does; requests that differ in it share no stored answer.
     """
 
     id: str
@@ -104,6 +105,7 @@ class ChatRequest(Frozen, frozen=True, kw_only=True):
     user: str = ""
     options: RequestOptions = RequestOptions()
     body_bytes: int = 0
+    apart: str = ""
 
 
 class Features(Frozen, frozen=True, kw_only=True):

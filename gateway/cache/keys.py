@@ -54,6 +54,8 @@ def cache_context(
     ]
     if arm:
         wall.append(arm)
+    if request.apart:
+        wall.append([request.apart])
     walled = hashlib.sha256(msgspec.json.encode(wall, order="sorted"))
     text = question if isinstance(question, str) else None
     normal = normalise(text) if text is not None else None

@@ -18,6 +18,7 @@ from gateway.http.admin import Admin
 from gateway.http.cache import CacheDesk
 from gateway.http.chat import ChatEndpoint
 from gateway.http.definitions import Definitions
+from gateway.http.endpoint import Load
 from gateway.http.experiments import Experiments
 from gateway.http.health import Health
 from gateway.http.meta import Meta
@@ -40,7 +41,7 @@ def create_app(runtime: Runtime) -> ASGIApp:
 
     Chat completions go straight to their endpoint: Starlette's stack costs a twentieth of such a request.
     """
-    chat: ASGIApp = ChatEndpoint(runtime)
+    chat: ASGIApp = ChatEndpoint(runtime, Load())
     rest = RequestId(_rest(runtime))
     if runtime.telemetry is not None:
         from gateway.tracing import traced

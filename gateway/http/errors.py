@@ -19,8 +19,8 @@ class _WithError(msgspec.Struct):
     error: Any
 
 
-def error_response(error: GatewayError, request_id: str = "") -> Response:
-    """A refusal or failure as the client gets it; an upstream's own refusal keeps its body."""
+def error_response(error: GatewayError, request_id: str = "", body: bytes = b"") -> Response:
+    """A refusal or failure as the client gets it: ``body``, else OpenAI's; an upstream's own refusal keeps its body."""
     headers = dict(error.headers)
     if request_id:
         headers.setdefault("x-gateway-request-id", request_id)
@@ -28,7 +28,7 @@ def error_response(error: GatewayError, request_id: str = "") -> Response:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    body = upstream_body(error) or msgspec.json.encode(error.body())
+    body = body or upstream_body(error) or msgspec.json.encode(error.body())
     return Response(body, status_code=error.status, headers=_safe(headers), media_type="application/json")
 
 

@@ -6,7 +6,7 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -19,10 +19,11 @@ _AT = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
 _MISSING = re.compile(r"missing required field `(?P<name>[^`]+)`")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _TTL = re.compile(r"(?P<number>\d{1,9}(?:\.\d+)?)(?P<unit>[smhd]?)")
-_TAGS_MAX, _TEXT_MAX = 50, 200
+_TAGS_MAX, TEXT_MAX = 50, 200
 
 # No model answers more tokens than this, and its worst case still fits the books' 64-bit nano-dollars.
 Count = Annotated[int, msgspec.Meta(ge=1, le=100_000_000)]
+Checked = TypeVar("Checked")
 
 
 class _StreamOptions(msgspec.Struct):
@@ -61,19 +62,7 @@ def chat_request(raw: bytes, headers: Mapping[str, str], request_id: str) -> Cha
     Raises:
         InvalidRequest: naming the field or header.
     """
-    try:
-        if not raw.isascii():
-            raw.decode()
-        fields = _fields.decode(raw)
-        body = _body.decode(raw)
-    except UnicodeDecodeError:
-        raise InvalidRequest("the body is not valid UTF-8") from None
-    except RecursionError:
-        raise InvalidRequest("the body is nested too deeply") from None
-    except msgspec.ValidationError as error:
-        raise _invalid(str(error)) from None
-    except msgspec.DecodeError as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+    fields, body = checked(raw, _body)
     _check_messages(body.messages)
     return ChatRequest(
         id=request_id,
@@ -85,10 +74,32 @@ def chat_request(raw: bytes, headers: Mapping[str, str], request_id: str) -> Cha
         max_tokens=max(body.max_completion_tokens or 0, body.max_tokens or 0) or None,
         n=body.n or 1,
         logprobs=bool(body.logprobs),
-        user=_end_user(body)[:_TEXT_MAX],
+        user=_end_user(body)[:TEXT_MAX],
         options=options(headers),
         body_bytes=len(raw),
     )
+
+
+def checked(raw: bytes, decoder: msgspec.json.Decoder[Checked]) -> tuple[dict[str, msgspec.Raw], Checked]:
+    """A body's fields as they were written, and what ``decoder`` makes of it.
+
+    Raises:
+        InvalidRequest: it is no JSON object, or what ``decoder`` expects of a field is not so.
+    """
+    try:
+        if not raw.isascii():
+            raw.decode()
+        fields = _fields.decode(raw)
+        body = decoder.decode(raw)
+    except UnicodeDecodeError:
+        raise InvalidRequest("the body is not valid UTF-8") from None
+    except RecursionError:
+        raise InvalidRequest("the body is nested too deeply") from None
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error)) from None
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+    return fields, body
 
 
 def _end_user(body: _Body) -> str:
@@ -137,7 +148,7 @@ def options(headers: Mapping[str, str]) -> RequestOptions:
         cache_ttl_s=_ttl(given.get("x-gateway-cache-ttl")),
         tags=_tags(given.get("x-gateway-tags", "")),
         quality=_whole("x-gateway-quality", given, 0, 10),
-        session=given.get("x-gateway-session", "")[:_TEXT_MAX],
+        session=given.get("x-gateway-session", "")[:TEXT_MAX],
         deadline_ms=_whole("x-gateway-deadline-ms", given, 1, 86_400_000),
         forward_headers=forwarded,
     )
@@ -167,6 +178,6 @@ def _ttl(value: str | None) -> float | None:
 
 def _tags(value: str) -> tuple[str, ...]:
     tags = tuple(tag for part in value.split(",") if (tag := part.strip()))
-    if len(tags) > _TAGS_MAX or any(len(tag) > _TEXT_MAX for tag in tags):
-        raise _bad("x-gateway-tags", f"at most {_TAGS_MAX} tags of at most {_TEXT_MAX} characters")
+    if len(tags) > _TAGS_MAX or any(len(tag) > TEXT_MAX for tag in tags):
+        raise _bad("x-gateway-tags", f"at most {_TAGS_MAX} tags of at most {TEXT_MAX} characters")
     return tags

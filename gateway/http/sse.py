@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
 DONE = b"data: [DONE]\n\n"
+
+
+def head(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """The headers of a stream, encoded for ASGI: its own, then ``headers``."""
+    return [*HEADERS, *[(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers]]
 
 
 def event(data: bytes) -> bytes:
