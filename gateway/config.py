@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import ipaddress
-import math
 import os
 import re
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
+from gateway.config_checks import VARIABLE, check, written_secrets
 from gateway.errors import ConfigError
 from gateway.yamlfile import Document
 
-_ENV = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}")
 _LONGEST_PART = 40
-_LONGEST_NAME = 256
-_LOCAL = re.compile(r"\w[\w.-]*|(?:wheel|hf|file):.+")
-_SECRET_KEYS = {"api_key", "admin_key", "password", "webhook"}
-_HTTP = ("http", "https")
-_ADDRESSES = (
-    ("redis", "url", ("redis", "rediss", "unix")),
-    ("ledger", "url", ("postgresql+asyncpg", "sqlite+aiosqlite")),
-    ("embedder", "url", _HTTP),
-    ("alerts", "webhook", _HTTP),
-    ("telemetry", "otlp", _HTTP),
-)
 Provider = Literal["openai", "openai_compatible", "litellm", "local"]
 
 
@@ -51,10 +38,14 @@ class RedisConfig(Strict, frozen=True, kw_only=True):
 
 
 class LedgerConfig(Strict, frozen=True, kw_only=True):
-    """``keep_months``: how many whole months of rows are kept besides the running one; None: all of them."""
+    """``keep_months``: how many whole months of rows are kept besides the running one; None: all of them.
+
+    ``encryption_keys``: of kept prompts and answers, the newest first (:mod:`gateway.sealing`).
+    """
 
     url: str | None = None
     keep_months: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    encryption_keys: tuple[str | None, ...] = ()
 
 
 class AuthConfig(Strict, frozen=True, kw_only=True):
@@ -355,10 +346,10 @@ def load(path: str | Path | None = None, env: dict[str, str] | None = None) -> S
     file = Path(chosen).expanduser().resolve()
     document = Document.read(file)
     config = document.convert(GatewayConfig, document.value or {})
-    _check(config, document)
+    check(config, document, known={model.name for model in config.models or DEFAULT_MODELS})
     if not config.models:
         config = msgspec.structs.replace(config, models=DEFAULT_MODELS)
-    return _settings(config, str(file), env, tuple(_written_secrets(document.value or {}, document)))
+    return _settings(config, str(file), env, tuple(written_secrets(document.value or {}, document)))
 
 
 def _settings(config: GatewayConfig, file: str, env: dict[str, str], warnings: tuple[str, ...]) -> Settings:
@@ -406,115 +397,10 @@ def _fill(value: Any, env: dict[str, str]) -> Any:
         return [_fill(item, env) for item in value]
     if not isinstance(value, str) or "${" not in value:
         return value
-    whole = _ENV.fullmatch(value)
+    whole = VARIABLE.fullmatch(value)
     if whole:
         return env.get(whole["name"]) or None
-    return _ENV.sub(lambda found: env.get(found["name"], ""), value)
-
-
-def _written_secrets(value: Any, document: Document, path: str = "") -> list[str]:
-    """A secret that stands in the file itself, with its line."""
-    found: list[str] = []
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if key in _SECRET_KEYS and isinstance(item, str) and not _ENV.search(item):
-                line = document.line(path, key)
-                found.append(f"{document.file}:{line}: {key} is written out; use ${{ENV_NAME}} instead")
-            found += _written_secrets(item, document, f"{path}.{key}")
-    if isinstance(value, list):
-        for index, item in enumerate(value):
-            found += _written_secrets(item, document, f"{path}[{index}]")
-    return found
-
-
-def _check(config: GatewayConfig, document: Document) -> None:
-    """What the types cannot say."""
-    seen: set[str] = set()
-    for index, model in enumerate(config.models):
-        at = f".models[{index}]"
-        if model.name in seen:
-            raise document.error(f"model '{model.name}' is defined twice", at, "name")
-        seen.add(model.name)
-        if not 0 < len(model.name) <= _LONGEST_NAME or not model.name.isprintable():
-            raise document.error(f"a name has 1 to {_LONGEST_NAME} printable characters", at, "name")
-        if model.name == "auto" or model.name.startswith("auto:"):
-            raise document.error("'auto' is reserved for policies", at, "name")
-        if (model.local is None) == (model.provider is None):
-            raise document.error("give either 'local' or 'provider'", at)
-        if model.local is not None and not _LOCAL.fullmatch(model.local):
-            reason = "'local' is the name of a model of the catalogue, or where one is: hf:OWNER/REPO/FILE, file:/PATH"
-            raise document.error(reason, at, "local")
-        if model.provider == "openai_compatible" and not model.base_url:
-            raise document.error("provider openai_compatible needs 'base_url'", at)
-        if model.provider == "litellm" and len(model.base_urls) > 1:
-            raise document.error("several servers need provider openai_compatible", at, "base_url")
-        if model.provider == "litellm" and not model.upstream_model:
-            raise document.error("provider litellm needs 'upstream_model'", at)
-        if any(not 0 <= number < math.inf for price in model.prices for number in _numbers(price)):
-            raise document.error("a price cannot be negative, infinite or no number", at, "price")
-        if len({price.since for price in model.prices}) < len(model.prices):
-            raise document.error("two prices hold from the same day: give each a 'from' of its own", at, "price")
-    known = seen or {model.name for model in DEFAULT_MODELS}
-    for target in config.probes.targets:
-        if target not in known:
-            raise document.error(f"probes.targets names '{target}', which is no model", ".probes", "targets")
-    cross_encoder = config.cache.cross_encoder
-    for at, helper in ((".embedder", config.embedder), (".cache.cross_encoder", cross_encoder)):
-        if helper is None or helper.price is None:
-            continue
-        if not helper.url:
-            raise document.error("what this machine serves itself has no 'price'", at, "price")
-        if any(not math.isfinite(number) for number in _numbers(helper.price)):
-            raise document.error("a price cannot be negative, infinite or no number", at, "price")
-    if cross_encoder is not None and not cross_encoder.url and (config.embedder.url or not config.embedder.enabled):
-        reason = "cache.cross_encoder is served by the embedding process, and there is none: give it a 'url'"
-        raise document.error(reason, ".cache", "cross_encoder")
-    if config.cache.judge is not None and config.cache.judge.model not in known:
-        raise document.error(f"cache.judge names '{config.cache.judge.model}', which is no model", ".cache", "judge")
-    _check_addresses(config, document)
-    _check_finite(document.value, document)
-    if config.server.workers < 1:
-        raise document.error("at least one worker is needed", ".server", "workers")
-    if not 0 <= config.server.port <= 65535:
-        raise document.error("a port is 0..65535", ".server", "port")
-
-
-def _check_addresses(config: GatewayConfig, document: Document) -> None:
-    """Addresses that nothing could be reached by; one with a variable in it is seen to when it is used."""
-    written = [(f".{part}", key, getattr(getattr(config, part), key), schemes) for part, key, schemes in _ADDRESSES]
-    for index, model in enumerate(config.models):
-        written += [(f".models[{index}]", "base_url", url, _HTTP) for url in model.base_urls]
-        written.append((f".models[{index}]", "url", model.url, _HTTP))
-    if (beside := config.cache.cross_encoder) is not None:
-        written.append((".cache.cross_encoder", "url", beside.url, _HTTP))
-    for at, key, address, schemes in written:
-        if address and not _ENV.search(address) and address.partition("://")[0] not in schemes:
-            known = " or ".join(f"{scheme}://" for scheme in schemes)
-            raise document.error(f"an address begins with {known}", at, key)
-
-
-def _check_finite(written: Any, document: Document, at: str = "") -> None:
-    """YAML also has ``.inf`` and ``.nan``, which nothing can be counted with."""
-    if isinstance(written, float) and not math.isfinite(written):
-        raise document.error("a number must be finite", at)
-    if isinstance(written, dict):
-        for key, value in written.items():
-            _check_finite(value, document, f"{at}.{key}")
-    elif isinstance(written, list):
-        for index, value in enumerate(written):
-            _check_finite(value, document, f"{at}[{index}]")
-
-
-def _numbers(written: Any) -> Iterator[float]:
-    """Every price in a price, whatever it is for."""
-    if isinstance(written, int | float):
-        yield written
-    elif isinstance(written, dict):
-        for value in written.values():
-            yield from _numbers(value)
-    elif isinstance(written, Strict):
-        for name in written.__struct_fields__:
-            yield from _numbers(getattr(written, name))
+    return VARIABLE.sub(lambda found: env.get(found["name"], ""), value)
 
 
 def is_loopback(host: str) -> bool:

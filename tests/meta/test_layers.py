@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOUNDATION = {"types", "errors", "protocols", "yamlfile", "yamlnodes", "key_definition"}
 SUPPORT = {
     "config",
+    "config_checks",
     "pricing",
     "features",
     "metrics",
