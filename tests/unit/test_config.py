@@ -160,7 +160,7 @@ class TestModels:
         ("ledger: {url: 'postgresql://h/db'}", r"begins with postgresql\+asyncpg://"),
         ("embedder: {url: 'localhost:9/v1'}", "begins with http:// or https://"),
         ("embedder: {price: {input: 0.02}}", "what this machine serves itself has no 'price'"),
-        ("embedder: {url: 'http://h/v1', price: {input: .nan}}", "infinite or no number|>= 0"),
+        ("embedder: {url: 'http://h/v1', price: {input: .nan}}", "must be finite|>= 0"),
         ("embedder: {url: 'http://h/v1', price: {input: .inf}}", "must be finite"),
         ("cache: {cross_encoder: {model: m, price: {input: 1}}}", "what this machine serves itself has no 'price'"),
         ("alerts: {webhook: 'hooks.slack.com/x'}", "begins with http:// or https://"),
