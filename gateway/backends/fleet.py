@@ -214,7 +214,7 @@ def _target(model: ModelConfig, settings: Settings, before: Target | None) -> Ta
         breaker=known.breaker if known else None,
         pulse=known.pulse.handed_on(load) if known else Pulse(load),
     )
-    return Target(model, resilient, _missing(model, settings), socket, _host(model))
+    return Target(model, resilient, missing(model, settings), socket, _host(model))
 
 
 def _backend(model: ModelConfig, socket: str | None) -> OpenAIBackend | LiteLLMBackend | Replicas:
@@ -254,7 +254,8 @@ def _unwanted(url: str) -> tuple[str, ...]:
     return next((fields for owner, fields in REFUSED_FIELDS.items() if host == owner or host.endswith(f".{owner}")), ())
 
 
-def _missing(model: ModelConfig, settings: Settings) -> str | None:
+def missing(model: ModelConfig, settings: Settings) -> str | None:
+    """What a model's configuration lacks for it to be asked at all."""
     needs_key = model.kind in ("openai", "litellm") and not model.base_url
     return "no api_key is set" if model.name in settings.keyless or (needs_key and not model.api_key) else None
 

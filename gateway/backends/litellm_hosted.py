@@ -70,8 +70,8 @@ class LiteLLMBackend:
 
     async def chat(self, request: ChatRequest, *, timeout_s: float | None = None) -> AsyncGenerator[Chunk, None]:
         """See `protocols.Backend.chat`. Fields litellm does not know, or must not be given, are left out."""
-        litellm = await asyncio.to_thread(_litellm)
-        bounds = _Bounds(self._first_byte_timeout, self._timeout_s, timeout_s)
+        litellm = await asyncio.to_thread(imported)
+        bounds = Bounds(self._first_byte_timeout, self._timeout_s, timeout_s)
         reply = await bounds.wait(self._complete(litellm, request))
         if not request.stream:
             yield _plain(reply)
@@ -114,7 +114,7 @@ class LiteLLMBackend:
         )
 
 
-class _Bounds:
+class Bounds:
     """Waits for litellm no longer than allowed, and translates what it raises."""
 
     def __init__(self, wait_s: float, total_s: float, deadline_s: float | None) -> None:
@@ -190,7 +190,7 @@ def _plain(reply: Any) -> Chunk:
     return chunk if counted else msgspec.structs.replace(chunk, usage=None)
 
 
-def _litellm() -> Any:
+def imported() -> Any:
     """litellm, imported (seconds, so never on the event loop) and made to keep to our rules."""
     os.environ.update(_ENVIRONMENT)
     litellm: Any = importlib.import_module("litellm")

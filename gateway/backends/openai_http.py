@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 import msgspec
 
@@ -24,10 +24,11 @@ _END_GRACE_S = 0.05
 class OpenAIBackend:
     """One model of an OpenAI-compatible server, over TCP or a Unix socket.
 
-    ``base_url`` ends where ``/chat/completions`` begins. Times are seconds: ``connect_timeout`` bounds DNS, TCP and
-    TLS, and how long sent data may stay unacknowledged; ``first_byte_timeout`` each wait for bytes; ``timeout`` the
-    whole call. ``strip`` names body fields this server cannot take. Client headers are not forwarded, but for
-    ``request.options.forward_headers``; no redirect is followed, no proxy taken from the environment.
+    ``base_url`` ends where ``path`` begins; ``read`` understands its plain replies. Times are seconds:
+    ``connect_timeout`` bounds DNS, TCP and TLS, and how long sent data may stay unacknowledged; ``first_byte_timeout``
+    each wait for bytes; ``timeout`` the whole call. ``strip`` names body fields this server cannot take. Client headers
+    are not forwarded, but for ``request.options.forward_headers``; no redirect is followed, no proxy taken from the
+    environment.
     """
 
     def __init__(
@@ -42,15 +43,18 @@ class OpenAIBackend:
         first_byte_timeout: float = 120.0,
         timeout: float = 600.0,
         strip: tuple[str, ...] = (),
+        path: str = "/chat/completions",
+        read: Callable[[bytes], Chunk] = read_reply,
     ) -> None:
         self.name = name
+        self._read = read
         self.url = base_url.rstrip("/")
         self._model, self._strip, self._uds = upstream_model, strip, uds
         self._probe_url = self.url + "/models"
         self._connect_timeout, self._timeout_s = connect_timeout, timeout
         headers = [("Content-Type", "application/json")]
         self._endpoint = connect.Endpoint(
-            self.url + "/chat/completions",
+            self.url + path,
             headers=[*headers, ("Authorization", f"Bearer {api_key}")] if api_key else headers,
             uds=uds,
             connect_timeout=connect_timeout,
@@ -77,7 +81,7 @@ class OpenAIBackend:
             if not 200 <= reply.status < 300:
                 raise await _refusal(reply)
             if not request.stream:
-                yield await _plain(reply, deadline)
+                yield await _plain(reply, self._read, deadline)
                 return
             events = ReplyStream()
             while not events.done:
@@ -118,7 +122,7 @@ class OpenAIBackend:
         await self._endpoint.close()
 
 
-async def _plain(reply: Reply, deadline: bool) -> Chunk:
+async def _plain(reply: Reply, read: Callable[[bytes], Chunk], deadline: bool) -> Chunk:
     try:
         body = await reply.whole(MAX_REPLY_BYTES)
     except HttpFailure as error:
@@ -126,7 +130,7 @@ async def _plain(reply: Reply, deadline: bool) -> Chunk:
     if body is None:
         raise begun(UpstreamBroken(f"upstream's reply is over {MAX_REPLY_BYTES} bytes"))
     try:
-        return read_reply(body)
+        return read(body)
     except UpstreamError as error:
         raise begun(error, body) from None
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+import msgspec
+
 from gateway.config import GatewayConfig, HelperPriceConfig, ModelConfig, PriceConfig
 from gateway.protocols import Helper
 
@@ -24,6 +26,20 @@ def hosted_helpers(config: GatewayConfig) -> dict[Helper, ModelConfig]:
             "cache.cross_encoder", cross_encoder.url, cross_encoder.model, cross_encoder.price
         )
     return found
+
+
+def embedder_model(config: GatewayConfig) -> ModelConfig | None:
+    """The embedder as a model that can be asked for by its name; None where it is off, or a model has that name.
+
+    One on this machine costs nothing by the hour, as where it helps to decide.
+    """
+    embedder = config.embedder
+    if not embedder.enabled or any(model.name == embedder.model for model in config.models):
+        return None
+    if embedder.url is None:
+        return ModelConfig(name=embedder.model, local=embedder.model)
+    hosted = _as_model(embedder.model, embedder.url, embedder.model, embedder.price)
+    return msgspec.structs.replace(hosted, api_key=embedder.api_key)
 
 
 def _as_model(name: str, url: str, upstream: str, price: HelperPriceConfig | None) -> ModelConfig:

@@ -41,6 +41,8 @@ _KEY = re.compile(
 )
 # Billed by the second of the call, as litellm reads them.
 _PER_SECOND = ("cost_per_second", "input_cost_per_second", "output_cost_per_second")
+# Some entries of these leave out that they have no output to pay for.
+_WITHOUT_OUTPUT = frozenset({"embedding", "moderation"})
 # Providers that bill a prompt of exactly the threshold as a long one (docs.x.ai: "reaches").
 _INCLUSIVE = frozenset({"xai"})
 
@@ -99,7 +101,10 @@ class PriceMap:
         given = _given(known)
         per_second = sum((_number(known.get(key)) for key in _PER_SECOND), Decimal(0))
         per_request = _number(known.get("input_cost_per_request"))
-        priced = {"input", "output"} <= given.get((STANDARD, 0), {}).keys()
+        standard = given.get((STANDARD, 0), {})
+        if "input" in standard and known.get("mode") in _WITHOUT_OUTPUT:
+            standard.setdefault("output", Decimal(0))
+        priced = {"input", "output"} <= standard.keys()
         if not (priced or per_second):
             return None
         return Sheet(
