@@ -22,3 +22,8 @@ def event(data: bytes) -> bytes:
     if b"\n" in data:
         return b"".join(b"data: %b\n" % line for line in data.splitlines()) + b"\n"
     return b"data: %b\n\n" % data
+
+
+def named_event(name: str, data: bytes) -> bytes:
+    """One event under its name, as Anthropic and OpenAI's Responses frame them; ``data`` is a line of JSON."""
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), data)
