@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gateway.visit import Visit
 
 _NOT_ALLOWED = "this key may not use it"
-_NO_PRICE = "its price is not known (set `price` in gateway.yaml, or `unpriced: allow` in the policy)"
+NO_PRICE = "its price is not known (set `price` in gateway.yaml, or `unpriced: allow` in the policy)"
 
 
 def policy_of(view: View, model: str) -> CompiledPolicy:
@@ -85,7 +85,7 @@ def decide(view: View, visit: Visit) -> Decision:
     except Overloaded as error:
         if set(away.values()) == {_NOT_ALLOWED}:
             raise Forbidden(error.message, code="model_not_allowed", param="model") from None
-        if set(away.values()) == {_NO_PRICE}:  # trying again later will not help
+        if set(away.values()) == {NO_PRICE}:  # trying again later will not help
             raise Unpriced(error.message) from None
         raise
     visit.decision, visit.degraded = decision, decision.degraded
@@ -98,4 +98,4 @@ def decide(view: View, visit: Visit) -> Decision:
 def _unpriced(view: View, policy: CompiledPolicy, name: str) -> str | None:
     if policy.policy.unpriced == "allow" or view.settings.model(name) is None or view.prices.price(name) is not None:
         return None
-    return _NO_PRICE
+    return NO_PRICE

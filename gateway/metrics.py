@@ -30,6 +30,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 
 _OVERHEAD = (0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
 _TOKENS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0)
 _KINDS = ("prompt", "completion", "cached", "cache_write", "reasoning")
+_OWN_RULES = ("pinned", "cache", "embeddings", "moderations")
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,47}")
 _CODES_MAX = 60
 _SERIES_MAX = 5000
@@ -139,8 +140,8 @@ class Metrics:
         self.configured(models, rules)
 
     def configured(self, models: Iterable[str], rules: Iterable[str]) -> None:
-        """The names that may be labels, anew after each reload. ``pinned`` and ``cache`` are always rules."""
-        self._models, self._rules = frozenset(models), frozenset((*rules, "pinned", "cache"))
+        """The names that may be labels, anew after each reload. Some are always rules: see `_OWN_RULES`."""
+        self._models, self._rules = frozenset(models), frozenset((*rules, *_OWN_RULES))
         self._by_raw.clear()
 
     def observe(self, entry: LedgerEntry) -> None:

@@ -16,6 +16,7 @@ import msgspec
 
 from gateway import log
 from gateway.backends.fleet import Fleet
+from gateway.backends.operations import Operations
 from gateway.cache import recalibrated
 from gateway.config import Settings, load
 from gateway.errors import ConfigError
@@ -28,7 +29,7 @@ from gateway.policy.profiled import ProfiledScorer
 from gateway.policy.scorer import RuleScorer
 from gateway.policy.taught import serving
 from gateway.pricing import PriceBook
-from gateway.pricing.helpers import hosted_helpers
+from gateway.pricing.helpers import embedder_model, hosted_helpers
 from gateway.view import View
 from gateway.yamlfile import Document
 
@@ -52,19 +53,21 @@ def build_view(settings: Settings, metrics: Metrics, previous: View | None = Non
     Raises:
         ConfigError: with file, line, path and reason; also where a policy case fails.
     """
-    prices = PriceBook.load(settings.config.models, helpers=hosted_helpers(settings.config))
+    models = [*settings.config.models, *filter(None, [embedder_model(settings.config)])]
+    prices = PriceBook.load(models, helpers=hosted_helpers(settings.config))
     policies = load_policies(
         settings, settings.config.models, prices=prices, on_error=lambda rule, _: metrics.cel_error(rule)
     )
     _pass_cases(settings, policies)
     rules = {rule.name for name in policies.names if (policy := policies.get(name)) for rule in policy.rules}
-    metrics.configured([model.name for model in settings.config.models], rules)
+    metrics.configured([model.name for model in models], rules)
     embedder, competences = settings.config.embedder, _competences(settings)
     return View(
         settings=settings,
         policies=policies,
         prices=prices,
         fleet=Fleet.build(settings, previous.fleet if previous else None),
+        operations=Operations.build(settings, prices, previous.operations if previous else None),
         scorer=serving(_scorer(settings, competences), settings.router_artefact),
         competences=competences,
         embedder_id=f"{embedder.url or 'local'} {embedder.model}",
@@ -141,6 +144,7 @@ class Reloader:
             self._runtime.pipeline.trials.show(view.policies)
             await asyncio.to_thread(self.record)
             view.fleet.resume()
+            view.operations.resume()
             _log.info("reloaded", policies=[policy.label for policy in view.policies.policies.values()])
             self._retire(old)
 
@@ -148,7 +152,7 @@ class Reloader:
         """Close the fleet of a view once nobody has it any more: a request that is being admitted calls nobody yet."""
         loop, gone = asyncio.get_running_loop(), asyncio.Event()
         watch = weakref.ref(old, lambda _: loop.call_soon_threadsafe(gone.set))
-        drain = asyncio.create_task(_drained(old.fleet, gone, watch))
+        drain = asyncio.create_task(_drained((old.fleet, old.operations), gone, watch))
         self._drains.add(drain)
         drain.add_done_callback(self._drains.discard)
 
@@ -252,12 +256,14 @@ class Reloader:
         return frozenset(_file_stamp(path) for path in files)
 
 
-async def _drained(fleet: Fleet, gone: asyncio.Event, watch: weakref.ref[View]) -> None:
+async def _drained(
+    targets: tuple[Fleet | Operations, ...], gone: asyncio.Event, watch: weakref.ref[View]
+) -> None:
     """``watch`` is kept alive here: a reference that is gone itself tells nobody."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(gone.wait(), _DRAIN_S)
     assert watch is not None
-    await fleet.close(_DRAIN_S)
+    await asyncio.gather(*(each.close(_DRAIN_S) for each in targets))
 
 
 def _file_stamp(path: Path) -> tuple[str, int, int]:

@@ -32,6 +32,7 @@ from gateway.pipeline import Pipeline
 from gateway.redis_io import Keys, RedisLink, client, redis_url
 from gateway.telemetry import Telemetry
 from gateway.types import LedgerEntry
+from gateway.unary import Unary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,14 +80,16 @@ class Runtime:
         parts = (self.link, self.keys, spool, metrics, self.worker)
         self.telemetry: Telemetry | None = None
         if telemetry.wanted(view.settings.config.telemetry):
-            from gateway.tracing import TracedBooks, TracedPipeline
+            from gateway.tracing import TracedBooks, TracedPipeline, TracedUnary
 
             self.telemetry = Telemetry.start(view.settings.config.telemetry, self.worker)
             self.books: Books = TracedBooks(self.telemetry, *parts)
             self.pipeline: Pipeline = TracedPipeline(self.books, self.semantic, metrics, self._remember)
+            self.unary: Unary = TracedUnary(self.books, metrics, self._remember)
         else:
             self.books = Books(*parts)
             self.pipeline = Pipeline(self.books, self.semantic, metrics, self._remember)
+            self.unary = Unary(self.books, metrics, self._remember)
         self.on_reload: Callable[[], Coroutine[Any, Any, None]] | None = None
         self.draining = False
         self._recent: OrderedDict[str, LedgerEntry] = OrderedDict()
@@ -117,6 +120,7 @@ class Runtime:
         if self.telemetry is not None:
             await self.telemetry.close()
         await self.view.fleet.close()
+        await self.view.operations.close()
         if self.embedder is not None:
             await self.embedder.close()
         if self._reranker is not None:

@@ -57,7 +57,8 @@ def of_entry(entry: LedgerEntry, view: View) -> dict[str, Any]:
         **({"experiment": detail["experiment"]} if "experiment" in detail else {}),
         **{name: detail[name] for name in ("confidence", "raw_confidence") if name in detail},
         "attempts": detail.get("attempts", []),
-        "alternatives": costs.elsewhere(view, entry, usage, warm),
+        **{name: detail[name] for name in ("operation", "inputs") if name in detail},
+        "alternatives": [] if "operation" in detail else costs.elsewhere(view, entry, usage, warm),
     }
 
 

@@ -184,7 +184,7 @@ class Telemetry:
             attributes["gen_ai.input.messages"] = measured.content.messages
             attributes["gen_ai.output.messages"] = measured.content.answer
         root = self._tracer.start_span(
-            f"chat {entry.model or 'auto'}",
+            f"{_operation(entry)} {entry.model or 'auto'}",
             _parent(measured.parent),
             SpanKind.SERVER,
             attributes,
@@ -196,22 +196,26 @@ class Telemetry:
             if step.error:
                 _fail(span, step.error)
             if step.name == "call":
-                self._attempts(entry.detail.get("attempts") or (), set_span_in_context(span))
+                self._attempts(entry, set_span_in_context(span))
             span.end(clock(step.ended))
         if entry.status != "ok":
             _fail(root, _error_type(entry))
         root.end(clock(ended))
 
-    def _attempts(self, attempts: Iterable[Attempt], within: Context) -> None:
+    def _attempts(self, entry: LedgerEntry, within: Context) -> None:
         """Each call to a target, as the client of it that this gateway is."""
         from opentelemetry.trace import SpanKind
 
+        attempts: Iterable[Attempt] = entry.detail.get("attempts") or ()
+        operation = _operation(entry)
         for attempt in attempts:
             began = attempt.started_ms * 1_000_000
-            about: Attributes = {"gen_ai.operation.name": "chat", "gen_ai.request.model": attempt.model}
+            about: Attributes = {"gen_ai.operation.name": operation, "gen_ai.request.model": attempt.model}
             if attempt.status is not None:
                 about["http.response.status_code"] = attempt.status
-            span = self._tracer.start_span(f"chat {attempt.model}", within, SpanKind.CLIENT, about, start_time=began)
+            span = self._tracer.start_span(
+                f"{operation} {attempt.model}", within, SpanKind.CLIENT, about, start_time=began
+            )
             if attempt.error:
                 _fail(span, _code(attempt.error))
             span.end(began + int(attempt.duration_ms * 1_000_000))
@@ -257,9 +261,14 @@ def _code(error: str) -> str:
     return code if code.replace("_", "").isalnum() and len(code) <= 60 else "other"
 
 
+def _operation(entry: LedgerEntry) -> str:
+    """``chat``, unless the row says another: ``embeddings`` is the conventions' own word as well."""
+    return str(entry.detail.get("operation", "chat"))
+
+
 def _about(entry: LedgerEntry) -> Attributes:
     return {
-        "gen_ai.operation.name": "chat",
+        "gen_ai.operation.name": _operation(entry),
         "gen_ai.provider.name": _PROVIDERS.get(entry.provider, entry.provider or "none"),
         "gen_ai.request.model": entry.model or entry.requested_model,
     }
@@ -277,7 +286,7 @@ def _root_attributes(entry: LedgerEntry) -> Attributes:
         }
     first = {} if entry.ttft_ms is None else {"gen_ai.response.time_to_first_chunk": entry.ttft_ms / 1000}
     return {
-        "gen_ai.operation.name": "chat",
+        "gen_ai.operation.name": _operation(entry),
         "gen_ai.provider.name": _PROVIDERS.get(entry.provider, entry.provider or "none"),
         "gen_ai.request.model": entry.requested_model,
         "gen_ai.response.model": entry.model,

@@ -18,6 +18,7 @@ from gateway.books import Books
 from gateway.errors import GatewayError
 from gateway.pipeline import Pipeline
 from gateway.telemetry import Content, Measured, Step, Telemetry
+from gateway.unary import Unary
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from gateway.books import Reservation
     from gateway.budget.limits import Admission
     from gateway.budget.reservations import CacheWrite
-    from gateway.types import CacheHit, ChatRequest, Decision, LedgerEntry, Principal
+    from gateway.types import CacheHit, ChatRequest, Chunk, Decision, LedgerEntry, Principal
+    from gateway.unary import UnaryCall
     from gateway.view import View
     from gateway.visit import Visit
 
@@ -92,6 +94,14 @@ class TracedPipeline(Pipeline):
     async def _call(self, view: View, visit: Visit, decision: Decision, as_streams: Collection[str] = ()) -> Answer:
         with _step("call"):
             return await super()._call(view, visit, decision, as_streams)
+
+
+class TracedUnary(Unary):
+    """Notes the call."""
+
+    async def _call(self, view: View, call: UnaryCall) -> Chunk:
+        with _step("call"):
+            return await super()._call(view, call)
 
 
 class TracedBooks(Books):

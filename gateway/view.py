@@ -9,6 +9,7 @@ import msgspec
 
 if TYPE_CHECKING:
     from gateway.backends.fleet import Fleet
+    from gateway.backends.operations import Operations
     from gateway.cache.verifier import Verifier
     from gateway.config import Settings
     from gateway.policy.competence import Competence
@@ -27,6 +28,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True, weakref=True):
     policies: PolicySet
     prices: PriceBook
     fleet: Fleet
+    operations: Operations
     scorer: Scorer
     competences: Mapping[str, Competence]
     embedder_id: str

@@ -6,7 +6,8 @@ answered by the model it names.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import asyncio
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.backends.fleet import OPENAI_URL, Fleet, Target, missing
@@ -23,7 +24,8 @@ from gateway.pricing.modes import UNKNOWN, mode_of
 if TYPE_CHECKING:
     from gateway.pricing import PriceBook
 
-_MODES: Mapping[Operation, str] = {"embeddings": "embedding", "moderations": "moderation"}
+MODES: Mapping[Operation, str] = {"embeddings": "embedding", "moderations": "moderation"}
+"""What models that do it are called in the price map."""
 _REFUSALS: Mapping[Operation, str] = {
     "embeddings": "not_an_embedding_model",
     "moderations": "not_a_moderation_model",
@@ -39,18 +41,23 @@ class Able(NamedTuple):
 
 
 class Operations:
-    """All operations of one configuration. A reload builds new ones and then drains and closes the old."""
+    """All operations of one configuration. A reload builds new ones and then drains and closes the old.
 
-    def __init__(self, able: Mapping[Operation, Able], configured: Iterable[str]) -> None:
-        self._able, self._configured = able, frozenset(configured)
+    ``modes``: what each configured model does, the embedder among them; "" where nobody has said.
+    """
+
+    def __init__(self, able: Mapping[Operation, Able], modes: Mapping[str, str]) -> None:
+        self._able, self.modes = able, modes
 
     @classmethod
     def build(cls, settings: Settings, prices: PriceBook, previous: Operations | None = None) -> Operations:
         """Connects to nothing. What ``previous`` knows about the health of unchanged models is taken over."""
         modes = {model.name: mode_of(model, prices) for model in settings.config.models}
+        if embedder := embedder_model(settings.config):
+            modes[embedder.name] = MODES["embeddings"]
         able = {
             operation: _of(operation, settings, modes, previous._able[operation].targets if previous else {})
-            for operation in _MODES
+            for operation in MODES
         }
         return cls(able, modes)
 
@@ -61,14 +68,14 @@ class Operations:
             NotFound: there is none.
             InvalidRequest: it does something else.
         """
-        able, kind = self._able[operation], _MODES[operation]
+        able, kind = self._able[operation], MODES[operation]
         if name is None and able.default is None:
             message = f"no {kind} model is configured: add one to `models` in gateway.yaml"
             raise NotFound(message, code="model_not_found", param="model")
         name = name or able.default or ""
         if name in able.targets:
             return able.targets[name].config
-        if name in self._configured:
+        if name in self.modes:
             message = f"the model '{name}' is configured, and is no {kind} model"
             raise InvalidRequest(message, code=_REFUSALS[operation], param="model")
         raise NotFound(f"the model '{name}' does not exist", code="model_not_found", param="model")
@@ -89,15 +96,14 @@ class Operations:
 
     async def close(self, drain_s: float = 0.0) -> None:
         """As `Fleet.close`."""
-        for able in self._able.values():
-            await able.fleet.close(drain_s)
+        await asyncio.gather(*(able.fleet.close(drain_s) for able in self._able.values()))
 
 
 def _of(operation: Operation, settings: Settings, modes: Mapping[str, str], before: Mapping[str, Target]) -> Able:
     """Models known to do it, the embedder before them, and those of which nobody has said what they do."""
     embedder = embedder_model(settings.config) if operation == "embeddings" else None
     models = settings.config.models
-    known = [model for model in models if modes[model.name] == _MODES[operation]]
+    known = [model for model in models if modes[model.name] == MODES[operation]]
     known = [embedder, *known] if embedder else known
     perhaps = [model for model in models if modes[model.name] == UNKNOWN]
     targets = {model.name: _target(operation, model, settings, before.get(model.name)) for model in (*known, *perhaps)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -15,14 +15,18 @@ from gateway.dashboard.routes import Dashboard
 from gateway.errors import GatewayError
 from gateway.http import errors
 from gateway.http.admin import Admin
+from gateway.http.batches import Batches, runner_of
 from gateway.http.cache import CacheDesk
 from gateway.http.chat import ChatEndpoint
 from gateway.http.definitions import Definitions
+from gateway.http.embeddings import EmbeddingsEndpoint
 from gateway.http.endpoint import Load
 from gateway.http.experiments import Experiments
+from gateway.http.files import Files
 from gateway.http.health import Health
 from gateway.http.meta import Meta
 from gateway.http.middleware import RequestId
+from gateway.http.moderations import ModerationsEndpoint
 from gateway.http.watching import WatchDesk
 from gateway.reload import Reloader
 
@@ -31,38 +35,41 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from gateway.batches.runner import Runner
     from gateway.runtime import Runtime
-
-_CHAT = "/v1/chat/completions"
 
 
 def create_app(runtime: Runtime) -> ASGIApp:
     """The application over one runtime, which it starts and closes.
 
-    Chat completions go straight to their endpoint: Starlette's stack costs a twentieth of such a request.
+    What asks a model goes straight to its endpoint: Starlette's stack costs a twentieth of a chat completion.
     """
-    chat: ASGIApp = ChatEndpoint(runtime, Load())
-    rest = RequestId(_rest(runtime))
+    load = Load()
+    endpoints: dict[str, ASGIApp] = {
+        "/v1/chat/completions": ChatEndpoint(runtime, load),
+        "/v1/embeddings": EmbeddingsEndpoint(runtime, load),
+        "/v1/moderations": ModerationsEndpoint(runtime, load),
+    }
+    rest = RequestId(_rest(runtime, endpoints))
     if runtime.telemetry is not None:
         from gateway.tracing import traced
 
-        chat = traced(chat)
+        endpoints = {path: traced(endpoint) for path, endpoint in endpoints.items()}
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == _CHAT and scope["method"] == "POST":
-            await chat(scope, receive, send)
-        else:
-            await rest(scope, receive, send)
+        asked = endpoints.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        await (asked or rest)(scope, receive, send)
 
     return app
 
 
-def _rest(runtime: Runtime) -> Starlette:
+def _rest(runtime: Runtime, asking: Iterable[str]) -> Starlette:
     reloader = Reloader(runtime)
     dashboard = Dashboard(runtime, reloader)
+    runner = runner_of(runtime)
     health, meta, admin = Health(runtime), Meta(runtime), Admin(runtime, reloader)
     routes = [
-        Route(_CHAT, _only_post, methods=["POST"]),
+        *(Route(path, _only_post, methods=["POST"]) for path in asking),
         Route("/v1/models", meta.models),
         Route("/v1/models/{model:path}", meta.model),
         Route("/v1/requests/{request_id}", meta.request),
@@ -79,6 +86,8 @@ def _rest(runtime: Runtime) -> Starlette:
         Route("/admin/policies/validate", admin.validate, methods=["POST"]),
         Route("/admin/policies/rollback", admin.roll_back, methods=["POST"]),
         Route("/admin/policies/history", admin.history),
+        *Files(runtime, runner).routes(),
+        *Batches(runtime, runner).routes(),
         *CacheDesk(runtime).routes(),
         *Definitions(runtime).routes(),
         *WatchDesk(runtime).routes(),
@@ -87,7 +96,7 @@ def _rest(runtime: Runtime) -> Starlette:
     ]
     app = Starlette(
         routes=routes,
-        lifespan=_lifespan(runtime, reloader, dashboard),
+        lifespan=_lifespan(runtime, reloader, dashboard, runner),
         exception_handlers={
             GatewayError: errors.on_gateway_error,
             HTTPException: errors.on_http_exception,
@@ -103,18 +112,20 @@ async def _only_post(_: Request) -> Response:
 
 
 def _lifespan(
-    runtime: Runtime, reloader: Reloader, dashboard: Dashboard
+    runtime: Runtime, reloader: Reloader, dashboard: Dashboard, runner: Runner
 ) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         runtime.on_reload = reloader.try_reload
         await runtime.start()
+        runner.start()
         watching = asyncio.create_task(reloader.watch())
         try:
             yield
         finally:
             watching.cancel()
             await dashboard.close()
+            await runner.close()
             await runtime.close()
 
     return lifespan

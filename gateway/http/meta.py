@@ -8,9 +8,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from gateway import story
+from gateway.backends.operations import MODES
 from gateway.errors import NotFound, Unauthenticated
 from gateway.http.peer import may_look, principal_of
 from gateway.http.watching import watched
+from gateway.pricing.helpers import embedder_model
+from gateway.pricing.modes import CHAT
 
 if TYPE_CHECKING:
     from gateway.config import ModelConfig
@@ -31,7 +34,7 @@ class Meta:
         view = self._runtime.view
         names = ["auto", *(f"auto:{name}" for name in view.policies.names)]
         rows = [_policy_row(name, view) for name in names]
-        rows += [model_row(model, view) for model in view.settings.config.models]
+        rows += [model_row(model, view) for model in _models(view)]
         return JSONResponse({"object": "list", "data": rows})
 
     async def model(self, request: Request) -> Response:
@@ -40,7 +43,7 @@ class Meta:
         wanted, view = request.path_params["model"], self._runtime.view
         if wanted == "auto" or wanted in [f"auto:{name}" for name in view.policies.names]:
             return JSONResponse(_policy_row(wanted, view))
-        model = view.settings.model(wanted)
+        model = next((model for model in _models(view) if model.name == wanted), None)
         if model is None:
             raise NotFound(f"the model '{wanted}' does not exist", code="model_not_found", param="model")
         return JSONResponse(model_row(model, view))
@@ -75,8 +78,16 @@ def _policy_row(name: str, view: View) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": view.loaded_ms // 1000, "owned_by": "gateway", "policy": label}
 
 
+def _models(view: View) -> tuple[ModelConfig, ...]:
+    """Those of gateway.yaml's ``models``, and its embedder."""
+    embedder = embedder_model(view.settings.config)
+    return (*view.settings.config.models, *([embedder] if embedder else ()))
+
+
 def model_row(model: ModelConfig, view: View) -> dict[str, Any]:
-    """A configured model: what it costs, since when that is known, and why it cannot be asked now, if so."""
+    """A configured model: what it does and costs, since when that is known, and why it cannot be asked now, if so."""
+    mode = view.operations.modes.get(model.name)
+    asked = view.operations if mode in MODES.values() else view.fleet
     price = view.prices.price(model.name)
     shown = None
     if price is not None:
@@ -91,7 +102,8 @@ def model_row(model: ModelConfig, view: View) -> dict[str, Any]:
         "owned_by": model.kind,
         "upstream_model": model.upstream_name,
         "runs": "local" if model.is_local else "hosted",
-        "context": view.prices.context(model.name),
+        "mode": mode or None,
+        "context": None if model.is_local and mode != CHAT else view.prices.context(model.name),
         "price": shown,
-        "unavailable": view.fleet.unavailable(model.name),
+        "unavailable": asked.unavailable(model.name),
     }

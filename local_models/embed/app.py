@@ -53,8 +53,8 @@ def create_app(loading: Loading[Batcher], name: str) -> Starlette:
         body = await read_json(request, EmbeddingBody)
         if body.model not in (None, name, identity):
             raise ApiError(404, f"no model {body.model!r} here, only {name!r}", "model_not_found", "model")
-        if body.dimensions is not None:
-            raise Unsupported("dimensions is not supported by this model", "dimensions")
+        if body.dimensions not in (None, batcher.embedder.dimension):
+            raise Unsupported(f"this model has {batcher.embedder.dimension} dimensions, and no others", "dimensions")
         try:
             embedded = await until_gone(request.receive, batcher.embed(_texts(body.input)))
         except ClientGone:

@@ -40,6 +40,7 @@ PASSED_ALONG = {"visit", "helped", "books", "storing", "reply", "trials", "warmt
 PIPELINE = {
     *("pipeline", "view", "reuse", "deciding", "reserving", "delivery", "settling"),
     *("story", "costs", "tracing", "routing", "shadows", "cascade", "held", "arbiter", "unattended", "upkeep"),
+    "unary",
 }
 RUNTIME = {"runtime", "reload"}
 HOUSE = {"economics", "reconcile", "alerts", "erase", "experiments", "export", "watching"}

@@ -136,6 +136,17 @@ def embeddings(body: dict[str, Any], plan: Plan) -> Reply:
     return plain(plan, reply, Usage(counted, 0))
 
 
+def moderations(body: dict[str, Any], plan: Plan) -> Reply:
+    """A verdict on each text, one on all parts: flagged where they say so. Nothing is counted, as with OpenAI."""
+    given = body.get("input")
+    texts = given if isinstance(given, list) and not any(isinstance(one, dict) for one in given) else [given]
+    results = [
+        {"flagged": "flagged" in str(text), "categories": {"violence": "flagged" in str(text)}, "category_scores": {}}
+        for text in texts
+    ]
+    return plain(plan, {"id": "modr-1", "model": body.get("model"), "results": results})
+
+
 def embed(text: str, dimensions: int) -> list[float]:
     """The sum of a fixed random vector for each word, normalised."""
     words = text.lower().split() or [""]

@@ -17,6 +17,8 @@ from tests.support.upstream.plan import Plan
 from tests.support.upstream.record import Received, Record, State
 from tests.support.upstream.reply import Reply, raw
 
+_ANSWERED = ("/v1/chat/completions", "/v1/messages", "/v1/embeddings", "/v1/moderations")
+
 
 class Upstream:
     """A provider that does as it is told.
@@ -120,7 +122,7 @@ class Upstream:
         if (received.method, path) == ("GET", "/v1/models"):
             return openai_wire.models(self.plans or ["scripted"], plan)
         body = received.json if isinstance(received.json, dict) else {}
-        if received.method == "POST" and path in ("/v1/chat/completions", "/v1/messages", "/v1/embeddings"):
+        if received.method == "POST" and path in _ANSWERED:
             return _answered(path, received, body, plan)
         return _error(path, plan, 404, f"Invalid URL ({received.method} {path})")
 
@@ -134,6 +136,8 @@ class Upstream:
 def _answered(path: str, received: Received, body: dict[str, object], plan: Plan) -> Reply:
     if path == "/v1/embeddings":
         return openai_wire.embeddings(body, plan)
+    if path == "/v1/moderations":
+        return openai_wire.moderations(body, plan)
     said = answer(received.id, body, plan)
     if path == "/v1/messages":
         return anthropic_wire.message_stream(said) if received.streamed else anthropic_wire.message(said)
