@@ -43,7 +43,7 @@ PIPELINE = {
     "unary",
 }
 RUNTIME = {"runtime", "reload"}
-HOUSE = {"economics", "reconcile", "alerts", "erase", "experiments", "export", "watching"}
+HOUSE = {"batches", "economics", "reconcile", "alerts", "erase", "experiments", "export", "watching"}
 SURFACE = {"http", "dashboard"}
 TOP = {"supervisor", "background", "cli"}
 LAYERS = (FOUNDATION, SUPPORT, STAGES, PASSED_ALONG, PIPELINE, RUNTIME, HOUSE, SURFACE, TOP)
