@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.http.formats.fields import Object, objects, plain, text_of, unsupported, wrong
+from gateway.http.formats.fields import SHOWN_NEXT, Object, objects, plain, returned_by, text_of, unsupported, wrong
 
 _ROLES = ("user", "assistant", "system")
 # What providers of chats refuse to see in a message, and Anthropic, through litellm, does not.
@@ -134,8 +134,8 @@ def _result(block: Object, at: str) -> tuple[Object, list[Object]]:
     if block.get("is_error"):
         texts.insert(0, {"type": "text", "text": "Error: "})
     if others:
-        texts.append({"type": "text", "text": "(The user's next message shows what the tool returned.)"})
-        others.insert(0, {"type": "text", "text": f"Returned by the tool for the call {call_id}:"})
+        texts.append({"type": "text", "text": SHOWN_NEXT})
+        others.insert(0, returned_by(call_id))
     marked = any("cache_control" in part for part in texts)
     content: Any = texts if marked else "".join(part["text"] for part in texts)
     return _with_breakpoint({"role": "tool", "tool_call_id": call_id, "content": content}, block), others

@@ -22,6 +22,9 @@ OF_A_CHAT = frozenset(
 # What a request says of itself and not of the answer it wants; the chat's cache passes over the same.
 _NOT_APART = frozenset({"metadata", "model", "safety_identifier", "store", "stream", "stream_options", "user"})
 
+SHOWN_NEXT = "(The user's next message shows what the tool returned.)"
+"""What a tool's message says where its result is no text: a chat takes images from users only."""
+
 
 def encoded(value: Any) -> msgspec.Raw:
     """A value as a field of a body."""
@@ -32,8 +35,9 @@ def wrong(param: str, wanted: str) -> InvalidRequest:
     return InvalidRequest(f"'{param}' must be {wanted}", param=param)
 
 
-def unsupported(param: str, what: str) -> InvalidRequest:
-    return InvalidRequest(f"'{param}': {what} is not supported by this gateway", code="unsupported", param=param)
+def unsupported(param: str, what: str = "") -> InvalidRequest:
+    subject = f"'{param}': {what}" if what else f"'{param}'"
+    return InvalidRequest(f"{subject} is not supported by this gateway", code="unsupported", param=param)
 
 
 def text_of(holder: Mapping[str, Any], name: str, at: str) -> str:
@@ -59,6 +63,11 @@ def plain(parts: list[Object]) -> str | list[Object]:
     if len(parts) == 1 and parts[0].keys() == {"type", "text"} and parts[0]["type"] == "text":
         return str(parts[0]["text"])
     return parts
+
+
+def returned_by(call_id: str) -> Object:
+    """What stands before such a result in the user's message."""
+    return {"type": "text", "text": f"Returned by the tool for the call {call_id}:"}
 
 
 def digest(fields: Mapping[str, msgspec.Raw], turns: str, question: Any) -> str:

@@ -93,7 +93,7 @@ def _request(
 ) -> ChatRequest:
     for name in _REFUSED:
         if name in fields and bytes(fields[name]) not in (b"null", b"[]", b"{}"):
-            raise unsupported(name, "this field")
+            raise unsupported(name)
     said = anthropic_turns.turns(body.system, body.messages)
     if body.cache_control is not None:
         said[-1] = _marked(said[-1], body.cache_control)
