@@ -23,6 +23,7 @@ from gateway.http.embeddings import EmbeddingsEndpoint
 from gateway.http.endpoint import Load
 from gateway.http.experiments import Experiments
 from gateway.http.files import Files
+from gateway.http.formats import paths
 from gateway.http.health import Health
 from gateway.http.meta import Meta
 from gateway.http.middleware import RequestId
@@ -49,6 +50,7 @@ def create_app(runtime: Runtime) -> ASGIApp:
         "/v1/chat/completions": ChatEndpoint(runtime, load),
         "/v1/embeddings": EmbeddingsEndpoint(runtime, load),
         "/v1/moderations": ModerationsEndpoint(runtime, load),
+        **paths.endpoints(runtime, load),
     }
     rest = RequestId(_rest(runtime, endpoints))
     if runtime.telemetry is not None:
