@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.budget.spool import Spool
     from gateway.metrics import Metrics
     from gateway.redis_io import Keys, RedisLink
+    from gateway.sealing import Seal
     from gateway.types import LedgerEntry, Price
     from gateway.visit import Visit
 
@@ -53,6 +54,7 @@ class Books:
     def __init__(self, link: RedisLink, keys: Keys, spool: Spool, metrics: Metrics, worker: str) -> None:
         self.link, self.keys, self.spool, self.metrics, self.worker = link, keys, spool, metrics, worker
         self.tree = Tree()
+        self.seal: Seal | None = None
         self._opened: dict[str, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -216,7 +218,7 @@ class Books:
             rates=tuple((rate.name, rate.tpm > 0) for rate in visit.levels.rates if rate.tpm or rate.concurrency),
             tokens=entry.completion_tokens,
             store=store,
-            content=await keeping.kept(visit, entry) if visit.contents.keeps else None,
+            content=await keeping.kept(visit, entry, self.seal) if visit.contents.keeps else None,
         )
         await self._settle(settlement)
 

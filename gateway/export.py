@@ -1,39 +1,49 @@
 """Consented rows for use elsewhere: ``csv`` and ``jsonl`` of the books, ``sft`` as OpenAI's format for fine-tuning.
 
-Only rows with ``consented`` leave. A prompt and an answer go with them where a policy had them kept in readable form
-(plain or redacted); encrypted ones stay.
+Only rows with ``consented`` leave. A prompt and an answer go with them where a policy had them kept; encrypted ones
+where there is the key.
 """
 
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
+from gateway.keeping import messages
 from gateway.ledger.reports import dollars
+from gateway.sealing import Sealed, readable
 from gateway.types import LedgerEntry
 
 if TYPE_CHECKING:
     from gateway.ledger.answers import Period
     from gateway.ledger.store import SqlStore
-    from gateway.types import Content
+    from gateway.sealing import Seal
 
 FORMATS = ("sft", "csv", "jsonl")
-_READABLE = ("plain", "redacted")
 # Who asked is not what was consented to.
 _LEFT_OUT = {"detail", "key_id", "end_user", "session", "cache_entry"}
 _COLUMNS = tuple(name for name in LedgerEntry.__struct_fields__ if name not in _LEFT_OUT)
 _json = msgspec.json.Encoder(decimal_format="number")
 
 
-async def write(store: SqlStore, period: Period, form: str, file: IO[str]) -> tuple[int, int]:
-    """Write a period's consented rows, oldest first. Returns how many, and how many ``sft`` had to leave out.
+class Written(msgspec.Struct):
+    """How many rows, and how many ``sft`` had to leave out; why conversations could not be read, and how many."""
+
+    rows: int = 0
+    skipped: int = 0
+    sealed: Counter[str] = msgspec.field(default_factory=Counter)
+
+
+async def write(store: SqlStore, period: Period, form: str, file: IO[str], seal: Seal | None = None) -> Written:
+    """Write a period's consented rows, oldest first.
 
     Raises:
         LedgerAway
     """
-    written = skipped = 0
+    written = Written()
     table = csv.DictWriter(file, [*_columns()], lineterminator="\n") if form == "csv" else None
     if table is not None:
         table.writeheader()
@@ -43,13 +53,13 @@ async def write(store: SqlStore, period: Period, form: str, file: IO[str]) -> tu
                 continue
             if table is not None:
                 table.writerow(_flat(row))
-            elif (line := await _line(store, row, form)) is not None:
+            elif (line := _line(row, await _conversation(store, row, seal, written.sealed), form)) is not None:
                 file.write(line + "\n")
             else:
-                skipped += 1
+                written.skipped += 1
                 continue
-            written += 1
-    return written, skipped
+            written.rows += 1
+    return written
 
 
 def _columns() -> list[str]:
@@ -72,28 +82,21 @@ def _harmless(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
-async def _line(store: SqlStore, row: LedgerEntry, form: str) -> str | None:
-    content = _read(await store.content(row.request_id))
-    if form == "sft":  # an answer that was broken off would teach that
-        return None if content is None or row.status != "ok" else _json.encode({"messages": content}).decode()
-    return _json.encode(_shown(row) | ({} if content is None else {"messages": content})).decode()
-
-
-def _read(content: Content | None) -> list[Any] | None:
-    """The conversation with its answer as messages; None where it is not kept, or not to be read."""
-    if content is None or content.form not in _READABLE:
+async def _conversation(store: SqlStore, row: LedgerEntry, seal: Seal | None, sealed: Counter[str]) -> list[Any] | None:
+    """None where it is not kept, or not to be read."""
+    content = await store.content(row.request_id)
+    try:
+        return None if content is None else messages(readable(content, seal))
+    except Sealed as reason:
+        sealed[str(reason)] += 1
         return None
-    asked = _decoded(content.prompt)
-    messages = asked if isinstance(asked, list) else [{"role": "user", "content": asked}]
-    answer = _decoded(content.answer)
-    return [*messages, answer if isinstance(answer, dict) else {"role": "assistant", "content": answer}]
 
 
-def _decoded(value: bytes) -> Any:
-    """JSON where it is that (messages, a message), else the text as it is."""
-    if value[:1] in (b"[", b"{"):
-        try:
-            return msgspec.json.decode(value)
-        except msgspec.DecodeError:
-            pass
-    return value.decode(errors="replace")
+def _line(row: LedgerEntry, conversation: list[Any] | None, form: str) -> str | None:
+    if form == "sft":  # an answer that was broken off would teach that
+        return None if conversation is None or row.status != "ok" else _encoded({"messages": conversation})
+    return _encoded(_shown(row) | ({} if conversation is None else {"messages": conversation}))
+
+
+def _encoded(line: dict[str, Any]) -> str:
+    return _json.encode(line).decode()

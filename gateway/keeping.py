@@ -1,4 +1,4 @@
-"""What is kept of a prompt and its answer, where the policy says so: redacted, bounded, on its way with the row.
+"""What is kept of a prompt and its answer, where the policy says so: redacted or encrypted, bounded, with the row.
 
 Of the messages, who said what and which tools were called; of parts that are no text, only that they were there.
 """
@@ -6,7 +6,7 @@ Of the messages, who said what and which tools were called; of parts that are no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,6 +15,7 @@ from gateway.redaction import Unclear, redact
 from gateway.types import Content
 
 if TYPE_CHECKING:
+    from gateway.sealing import Seal
     from gateway.types import LedgerEntry
     from gateway.visit import Visit
 
@@ -25,9 +26,13 @@ _PARTS = {"image_url": "[IMAGE]", "input_audio": "[AUDIO]", "file": "[FILE]"}
 _ODD = (ValueError, AttributeError, TypeError, LookupError)
 
 
-async def kept(visit: Visit, entry: LedgerEntry) -> Content | None:
-    """What the policy has kept of a request that was answered, as far as it was; None where that is nothing."""
-    if not visit.contents.keeps or not visit.answered:
+async def kept(visit: Visit, entry: LedgerEntry, seal: Seal | None) -> Content | None:
+    """What the policy has kept of a request that was answered, as far as it was; None where that is nothing.
+
+    What is to be encrypted is not kept where there is no key.
+    """
+    encrypted = visit.contents.keep == "encrypted"
+    if not visit.contents.keeps or not visit.answered or (encrypted and seal is None):
         return None
     try:
         said = [*map(_shown, visit.request.messages), _answer(visit)]
@@ -36,17 +41,41 @@ async def kept(visit: Visit, entry: LedgerEntry) -> Content | None:
     size = len(msgspec.json.encode(said))
     if len(said[-1]) == 1 or size > MOST_BYTES:
         return None
+    if encrypted and seal is not None:
+        return seal.close(_content(visit, entry, said, "plain"))
     try:
-        *prompt, answer = _redacted(said) if size <= _AT_ONCE_BYTES else await asyncio.to_thread(_redacted, said)
+        said = _redacted(said) if size <= _AT_ONCE_BYTES else await asyncio.to_thread(_redacted, said)
     except Unclear:
         return None
+    return _content(visit, entry, said, "redacted")
+
+
+def messages(content: Content) -> list[Any]:
+    """The conversation with its answer, as messages; of a content that is not encrypted."""
+    asked, answer = _decoded(content.prompt), _decoded(content.answer)
+    before = asked if isinstance(asked, list) else [{"role": "user", "content": asked}]
+    return [*before, answer if isinstance(answer, dict) else {"role": "assistant", "content": answer}]
+
+
+def _decoded(value: bytes) -> Any:
+    """JSON where it is that (messages, a message), else the text as it is."""
+    if value[:1] in (b"[", b"{"):
+        try:
+            return msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            pass
+    return value.decode(errors="replace")
+
+
+def _content(visit: Visit, entry: LedgerEntry, said: Sequence[dict[str, Any]], form: str) -> Content:
+    *prompt, answer = said
     return Content(
         request_id=entry.request_id,
         ts_ms=entry.ts_ms,
         expires_ms=entry.ts_ms + visit.contents.retention_s * 1000,
         prompt=msgspec.json.encode(prompt),
         answer=msgspec.json.encode(answer),
-        form="redacted",
+        form=form,
         organisation=entry.organisation,
         team=entry.team,
         key_id=entry.key_id,

@@ -95,6 +95,10 @@ class LedgerStore(Protocol):
         """Keep prompts and answers, as their policy says; the first of a request stays."""
         ...
 
+    async def content(self, request_id: str) -> Content | None:
+        """What is kept of a request's prompt and answer, as it is stored."""
+        ...
+
     async def summary(self, since_ms: int, until_ms: int) -> Mapping[str, Any]:
         """Totals and breakdowns of a period, from the rollups: see :mod:`gateway.ledger.summary`."""
         ...

@@ -30,6 +30,7 @@ from gateway.policy.scorer import RuleScorer
 from gateway.policy.taught import serving
 from gateway.pricing import PriceBook
 from gateway.pricing.helpers import embedder_model, hosted_helpers
+from gateway.sealing import seal_of
 from gateway.view import View
 from gateway.yamlfile import Document
 
@@ -73,6 +74,7 @@ def build_view(settings: Settings, metrics: Metrics, previous: View | None = Non
         embedder_id=f"{embedder.url or 'local'} {embedder.model}",
         embedder_local=embedder.url is None,
         verifier=build_verifier(settings),
+        seal=seal_of(settings),
         loaded_ms=int(time.time() * 1000),
     )
 
@@ -141,6 +143,7 @@ class Reloader:
             self.error = None
             self._runtime.view = view
             self._runtime.semantic.judges.verifier = view.verifier
+            self._runtime.books.seal = view.seal
             self._runtime.pipeline.trials.show(view.policies)
             await asyncio.to_thread(self.record)
             view.fleet.resume()

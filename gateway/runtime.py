@@ -90,6 +90,7 @@ class Runtime:
             self.books = Books(*parts)
             self.pipeline = Pipeline(self.books, self.semantic, metrics, self._remember)
             self.unary = Unary(self.books, metrics, self._remember)
+        self.books.seal = view.seal
         self.on_reload: Callable[[], Coroutine[Any, Any, None]] | None = None
         self.draining = False
         self._recent: OrderedDict[str, LedgerEntry] = OrderedDict()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gateway.policy.loader import PolicySet
     from gateway.pricing import PriceBook
     from gateway.protocols import Scorer
+    from gateway.sealing import Seal
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True, weakref=True):
@@ -34,6 +35,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True, weakref=True):
     embedder_id: str
     embedder_local: bool
     verifier: Verifier | None = None
+    seal: Seal | None = None
     loaded_ms: int = 0
 
     def is_local(self, name: str) -> bool:

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from gateway.policy.teaching import Example, Fit
     from gateway.policy.thresholds import Aim, Estimate, Fitted, Threshold
     from gateway.pricing import PriceBook
+    from gateway.sealing import Seal
     from gateway.types import Content, LedgerEntry
 
 LABELS_MIN = 50
 """Fewer votes than these make no artefact."""
 
 _ROWS_MAX = 50_000
-_READABLE = ("plain", "redacted")
 
 
 def calibrate(
@@ -264,18 +264,21 @@ def _labels(chosen: Settings, found: Any) -> list[Label]:
 async def _examples(chosen: Settings, votes: Sequence[Label]) -> list[Example]:
     """With the last user turn where it was kept in readable form."""
     from gateway.policy.teaching import Example
+    from gateway.sealing import seal_of
 
+    seal = seal_of(chosen)
     async with opened(chosen) as store:
-        return [Example(label=vote, prompt=_last_turn(await store.content(vote.of))) for vote in votes]
+        return [Example(label=vote, prompt=_last_turn(await store.content(vote.of), seal)) for vote in votes]
 
 
-def _last_turn(content: Content | None) -> str | None:
-    if content is None or content.form not in _READABLE:
-        return None
+def _last_turn(content: Content | None, seal: Seal | None) -> str | None:
+    from gateway.keeping import messages
+    from gateway.sealing import Sealed, readable
+
     try:
-        said = msgspec.json.decode(content.prompt)
-    except msgspec.DecodeError:
-        return content.prompt.decode(errors="replace")
+        said = [] if content is None else messages(readable(content, seal))[:-1]
+    except Sealed:
+        return None
     turns = [turn.get("content") for turn in said if isinstance(turn, dict) and turn.get("role") == "user"]
     return turns[-1] if turns and isinstance(turns[-1], str) else None
 

@@ -33,12 +33,17 @@ def check(
 
     Says of each policy where sample prompts would go, and of a changed one what that changes.
     """
+    from gateway.policy.loader import keyless
+    from gateway.sealing import seal_of
+
     chosen = settings(config)
     errors, warnings, passed = list(chosen.warnings), [], 0
     goes: dict[str, dict[str, Any]] = {}
     try:
         policies = _only(chosen, files) if files else _configured(chosen)
-        warnings = list(policies.warnings)
+        errors += (without := keyless(policies.policies.values(), chosen))
+        warnings = [warning for warning in policies.warnings if warning not in without]
+        seal_of(chosen)
         folders = dict.fromkeys(file.resolve().parent for file in files) if files else [chosen.policies_dir]
         for folder in folders:
             right, wrong = _cases(folder / "cases", policies, _names(folder) if files else ())

@@ -86,21 +86,25 @@ def export(
     since: Since = "30d",
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Default: standard output")] = None,
 ) -> None:
-    """Rows that consented to leaving, oldest first; with prompt and answer where those are kept in readable form."""
-    from gateway.export import FORMATS, write
+    """Rows that consented to leaving, oldest first; with prompt and answer where those are kept and can be read."""
+    from gateway.export import FORMATS, Written, write
+    from gateway.sealing import seal_of
 
     if form not in FORMATS:
         raise typer.BadParameter(f"one of {', '.join(FORMATS)}", param_hint="--format")
-    over = period(since)
+    over, chosen = period(since), settings(config)
+    seal = seal_of(chosen)
 
-    async def run(file: IO[str]) -> tuple[int, int]:
-        async with opened(settings(config)) as store:
-            return await write(store, over, form, file)
+    async def run(file: IO[str]) -> Written:
+        async with opened(chosen) as store:
+            return await write(store, over, form, file, seal)
 
     if out is None:
-        written, skipped = asyncio.run(run(sys.stdout))
+        written = asyncio.run(run(sys.stdout))
     else:
         with out.open("w", encoding="utf-8", newline="") as file:
-            written, skipped = asyncio.run(run(file))
-    note = f", {skipped:,} without a whole, readable prompt and answer left out" if skipped else ""
-    typer.echo(f"{written:,} rows{note}", err=True)
+            written = asyncio.run(run(file))
+    note = f", {written.skipped:,} without a whole, readable prompt and answer left out" if written.skipped else ""
+    typer.echo(f"{written.rows:,} rows{note}", err=True)
+    for reason, count in written.sealed.items():
+        typer.echo(f"{count:,} conversations not read: {reason}", err=True)

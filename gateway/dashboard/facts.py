@@ -18,6 +18,9 @@ from gateway.cache.stats import checked, stats
 from gateway.dashboard import budgets, experiments, watching
 from gateway.dashboard.session import LINK_DAYS
 from gateway.http.meta import model_row
+from gateway.keeping import messages
+from gateway.ledger.errors import LedgerAway
+from gateway.sealing import Sealed, readable
 
 if TYPE_CHECKING:
     from gateway.dashboard.access import Visitor
@@ -47,7 +50,7 @@ class Facts:
         if page == "policies":
             return {"policies": self._policies(), "experiments": await self._experiments()}
         if page == "request":
-            return {"story": await self._story(visitor, query["id"])}
+            return await self._request(visitor, query["id"])
         return {}
 
     async def _cache(self) -> dict[str, Any] | None:
@@ -125,12 +128,26 @@ class Facts:
             return [msgspec.to_builtins(one) for one in told.values()]
         return []
 
-    async def _story(self, visitor: Visitor, request_id: str) -> dict[str, Any] | None:
+    async def _request(self, visitor: Visitor, request_id: str) -> dict[str, Any]:
+        """Its story, and for an admin what was kept of it: decrypted here, where the keys are."""
         await _imported(_BOOKS)
         entry = await self._runtime.find(request_id)
         if entry is None or visitor.key_id not in ("", entry.key_id):
-            return None
-        return story.of_entry(entry, self._runtime.view)
+            return {"story": None}
+        told = {"story": story.of_entry(entry, self._runtime.view)}
+        return told | await self._conversation(request_id) if visitor.role == "admin" else told
+
+    async def _conversation(self, request_id: str) -> dict[str, Any]:
+        """``messages``, or why they cannot be read (``sealed``); {} where nothing is kept, or not in SQL yet."""
+        with suppress(LedgerAway):
+            content = await (await self._runtime.store()).content(request_id)
+            if content is None:
+                return {}
+            try:
+                return {"messages": messages(readable(content, self._runtime.view.seal))}
+            except Sealed as reason:
+                return {"sealed": str(reason)}
+        return {}
 
 
 async def _imported(module: str) -> None:

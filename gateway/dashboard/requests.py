@@ -101,8 +101,24 @@ async def request(ask: Ask) -> Page:
         "not_taken": [*told["unmatched"], *told["rejected"]],
         "hour": hour.parents(),
         "row": [name for name in _ROW if name in told],
+        "sealed": ask.facts.get("sealed", ""),
     }
-    return Page("request", f"Request {told['id']}", values, tables, told, every_s=0)
+    kept = {"messages": ask.facts["messages"]} if "messages" in ask.facts else {}
+    return Page("request", f"Request {told['id']}", values, (*tables, _conversation(kept)), told | kept, every_s=0)
+
+
+def _conversation(kept: Mapping[str, Any]) -> Table:
+    """What an admin may read of it; who said what, a call of a tool as its JSON."""
+    rows = [{"role": message.get("role", ""), "text": _said(message)} for message in kept.get("messages", ())]
+    return Table("conversation", "What was said", (Column("role", "Who"), Column("text", "What")), rows)
+
+
+def _said(message: Mapping[str, Any]) -> str:
+    content = message.get("content") or message.get("refusal") or ""
+    if not isinstance(content, str):
+        content = " ".join(str(part.get("text", "")) for part in content)
+    calls = [f"{call['function']['name']}({call['function']['arguments']})" for call in message.get("tool_calls", ())]
+    return "\n".join(filter(None, (content, *calls)))
 
 
 def _costs(told: Mapping[str, Any], name: str) -> dict[str, Any]:

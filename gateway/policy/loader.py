@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gateway.config import ModelConfig, Settings
@@ -13,6 +13,7 @@ from gateway.policy.engine import OnError
 from gateway.policy.experiments import Declared, check_experiments, declared
 from gateway.policy.inherit import inherited
 from gateway.pricing import PriceBook
+from gateway.sealing import SETTING
 from gateway.yamlfile import Document
 
 
@@ -52,12 +53,27 @@ def load_policies(
     """
     known = settings.config.models if models is None else models
     files = sorted(settings.policies_dir.glob("*.yaml"))
-    policies = compile_documents(map(Document.read, files), known, prices or PriceBook.load(known), on_error)
+    found = compile_documents(map(Document.read, files), known, prices or PriceBook.load(known), on_error)
+    policies = {
+        name: replace(each, warnings=(*each.warnings, *keyless([each], settings))) for name, each in found.items()
+    }
     default = settings.config.policies.default
     if default not in policies:
-        found = ", ".join(policies) or "none"
-        raise ConfigError(f"no policy named '{default}' (found: {found})", file=str(settings.policies_dir))
+        names = ", ".join(policies) or "none"
+        raise ConfigError(f"no policy named '{default}' (found: {names})", file=str(settings.policies_dir))
     return PolicySet(policies, default, declared(compiled.policy for compiled in policies.values()))
+
+
+def keyless(policies: Iterable[CompiledPolicy], settings: Settings) -> list[str]:
+    """What is wrong with policies that ask for encryption where there is no key: they keep nothing."""
+    if any(settings.config.ledger.encryption_keys):
+        return []
+    return [
+        f"{each.document.file}: policy '{each.name}' keeps contents encrypted, and {SETTING} has no key that is set: "
+        "nothing is kept"
+        for each in policies
+        if each.policy.contents.keep == "encrypted"
+    ]
 
 
 def compile_documents(

@@ -65,11 +65,12 @@ class CacheConfig(Strict, frozen=True, kw_only=True):
 
 
 class ContentsConfig(Strict, frozen=True, kw_only=True):
-    """What of prompts and answers is kept in the ledger's database: nothing, or both with personal data and secrets
-    replaced; for how long; and whether ``gateway export`` may take the rows out, with what is kept of them.
+    """What of prompts and answers is kept in the ledger's database: nothing, both with personal data and secrets
+    replaced, or both as they were, encrypted; for how long; and whether ``gateway export`` may take the rows out, with
+    what is kept of them.
     """
 
-    keep: Literal["none", "redacted"] = "none"
+    keep: Literal["none", "redacted", "encrypted"] = "none"
     retention: Duration = "30d"
     export: bool = False
 

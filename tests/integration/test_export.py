@@ -1,4 +1,4 @@
-"""What leaves is what consented to it, without who asked; encrypted contents stay."""
+"""What leaves is what consented to it, without who asked; encrypted contents stay where there is no key."""
 
 from __future__ import annotations
 
@@ -74,6 +74,7 @@ def test_fine_tuning_gets_conversations_and_nothing_else(folder: Path) -> None:
         {"messages": [{"role": "user", "content": "who is [name]?"}, {"role": "assistant", "content": "[name]"}]},
     ]
     assert "2 rows, 2 without a whole, readable prompt and answer left out" in result.stderr
+    assert "encrypted under key 1, and ledger.encryption_keys names no key" in result.stderr
 
 
 def test_rows_as_json_lines_have_money_in_dollars_and_nobodys_name(folder: Path) -> None:

@@ -29,6 +29,7 @@ SUPPORT = {
     "events",
     "privacy",
     "redaction",
+    "sealing",
     "tokenizer",
     "tokens",
     "prompt_bound",
