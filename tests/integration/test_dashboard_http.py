@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -262,6 +263,7 @@ def test_the_process_that_makes_pages_is_nice_and_comes_back(looked: Looked, adm
     assert admin.get("/dashboard/models").status_code == 200
     for process in _makers():
         assert process.nice() > psutil.Process().nice()
+        assert os.getsid(process.pid) == process.pid  # within the worker's session alone that would say little
         end(process)
     assert admin.get("/dashboard/budgets").status_code == 200
     assert len(_makers()) == 1
