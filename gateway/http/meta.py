@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from gateway import story
 from gateway.backends.operations import MODES
 from gateway.errors import NotFound, Unauthenticated
+from gateway.http.formats.model_list import listed
 from gateway.http.peer import may_look, principal_of
 from gateway.http.watching import watched
 from gateway.pricing.helpers import embedder_model
@@ -29,12 +30,14 @@ class Meta:
         self._runtime = runtime
 
     async def models(self, request: Request) -> Response:
-        """Every policy as ``auto`` / ``auto:<policy>`` and every configured model, as OpenAI lists models."""
+        """Every policy as ``auto`` / ``auto:<policy>`` and every configured model, as the client's provider lists them."""
         await principal_of(self._runtime, request.scope)
         view = self._runtime.view
         names = ["auto", *(f"auto:{name}" for name in view.policies.names)]
         rows = [_policy_row(name, view) for name in names]
         rows += [model_row(model, view) for model in _models(view)]
+        if "anthropic-version" in request.headers:
+            return JSONResponse(listed(rows))
         return JSONResponse({"object": "list", "data": rows})
 
     async def model(self, request: Request) -> Response:
