@@ -47,7 +47,10 @@ def is_id(text: str) -> bool:
 
 
 def private_folder(path: Path) -> Path:
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """``path`` and what is missing above it, closed to everybody else: ``mkdir`` leaves parents open."""
+    if not path.is_dir():
+        private_folder(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
     return path
 
 

@@ -33,7 +33,7 @@ ROOM_BYTES = 256 * 1024 * 1024
 _READ_AT_ONCE = 32
 _WRITE_BYTES = 1 << 20
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _LONGEST_ASKED_S = 0.5, 60.0, 600.0
-_OVERLOADED_S, _TRIES = 900.0, 4
+_OVERLOADED_S, _TRIES = 3_600.0, 4
 _UNANSWERED = {
     "cancelled": ("batch_cancelled", "This request was not executed: the batch was cancelled."),
     "expired": (

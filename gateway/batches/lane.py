@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from gateway.backends.resilient import Watch
+    from gateway.errors import UpstreamError
     from gateway.types import ChatRequest
     from gateway.view import View
 
@@ -28,7 +29,11 @@ _FLEX_TIER = ("service_tier", msgspec.Raw(b'"flex"'))
 
 
 class BatchFleet(Fleet):
-    """What a line does not ask for itself is added to it, by the target that is asked."""
+    """What a line does not ask for itself is added to it, by the target that is asked.
+
+    A target that has had enough for now is waited for: a line that nobody waits for goes to no dearer one for that, and
+    to no weaker one.
+    """
 
     _added: dict[str, tuple[str, msgspec.Raw]]
 
@@ -42,6 +47,19 @@ class BatchFleet(Fleet):
         if field and field not in request.fields:
             request = msgspec.structs.replace(request, fields={**request.fields, field: value})
         return await super()._ask(name, request, left, watch)
+
+    def unavailable(self, name: str) -> str | None:
+        """A target that cools down is still to be asked: it then says until when."""
+        reason, target = super().unavailable(name), self._targets.get(name)
+        if reason is None or target is None or target.backend.breaker.unreachable:
+            return reason
+        return None if reason == target.backend.available() else reason
+
+    def _next_may_answer(self, name: str, error: UpstreamError) -> bool:
+        local = self._targets[name].config.is_local
+        if error.upstream_status == 429 or (local and error.upstream_status == 503):
+            return False
+        return super()._next_may_answer(name, error)
 
 
 def flexible(view: View) -> Iterable[str]:
