@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,14 +12,11 @@ import typer
 
 from gateway.cli.ledger import opened
 from gateway.cli.options import AsJson, Config, Problem, print_json, print_table, settings
-from gateway.types import DAY_MS
 
 if TYPE_CHECKING:
     from gateway.config import ModelConfig, Settings
     from gateway.reconcile.invoice import Invoice
-    from gateway.reconcile.match import Booked, Place, Result
-
-_MODELS_MAX = 1000
+    from gateway.reconcile.match import Result
 
 Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="UTC; default: the invoice's own days")]
 
@@ -29,7 +26,9 @@ def reconcile(
     config: Config = None,
     since: Day = None,
     until: Day = None,
-    model: Annotated[list[str] | None, typer.Option(help="Only these configured models; repeatable")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Only these configured models (or embedder); repeatable")
+    ] = None,
     tolerance: Annotated[float, typer.Option(min=0, help="US dollars that may differ, all in all")] = 0.01,
     as_json: AsJson = False,
 ) -> None:
@@ -67,24 +66,31 @@ async def _compare(chosen: Settings, bill: Invoice, days: tuple[date, date], onl
     import msgspec
 
     from gateway.pricing import PriceBook
+    from gateway.pricing.helpers import hosted_helpers
+    from gateway.reconcile.booked import booked
     from gateway.reconcile.match import reconcile as match
     from gateway.reconcile.names import plain
     from gateway.types import Usage
 
-    models = _billed(chosen.config.models, bill, set(only))
-    prices = PriceBook.load(chosen.config.models)
+    models, helping = _billed(chosen.config.models, bill, set(only)), hosted_helpers(chosen.config)
+    wanted = _billed(helping.values(), bill, set(only))
+    helpers = {name: model for name, model in helping.items() if model in wanted}
+    prices = PriceBook.load(chosen.config.models, helpers=helping)
     names = {plain(model.upstream_name): model.name for model in models}
+    helper_of = {plain(model.upstream_name): name for name, model in helpers.items()}
 
     def reprice(model: str, usage: Usage) -> int | None:
-        name = names.get(model)
-        return None if name is None else prices.baseline_nano(name, usage)
+        if model in names:
+            return prices.baseline_nano(names[model], usage)
+        price = prices.helper(helper_of[model], prices.now_ms) if model in helper_of else None
+        return None if price is None else price.compiled.cost_nano(usage)
 
     async with opened(chosen) as store:
-        books = await _books(store, models, days)
+        books = await booked(store, models, helpers, days)
     lines = tuple(line for line in bill.lines if days[0] <= line.day <= days[1])
     if only:
-        lines = tuple(line for line in lines if plain(line.model) in names)
-    return match(msgspec.structs.replace(bill, lines=lines), books, names, reprice)
+        lines = tuple(line for line in lines if plain(line.model) in {**names, **helper_of})
+    return match(msgspec.structs.replace(bill, lines=lines), books, {**names, **helper_of}, reprice)
 
 
 def _billed(models: Iterable[ModelConfig], bill: Invoice, only: set[str]) -> list[ModelConfig]:
@@ -101,42 +107,6 @@ def _billed(models: Iterable[ModelConfig], bill: Invoice, only: set[str]) -> lis
         return not bill.vendor or vendor(model) == bill.vendor or plain(model.upstream_name) in named
 
     return [model for model in models if wanted(model)]
-
-
-async def _books(store: Any, models: Iterable[ModelConfig], days: tuple[date, date]) -> dict[Place, Booked]:
-    """What the books have of these models, a day at a time from the daily rollups."""
-    from gateway.ledger.answers import Period
-    from gateway.reconcile.match import Booked
-    from gateway.reconcile.names import plain
-
-    upstream = {model.name: plain(model.upstream_name) for model in models}
-    books: dict[Place, Booked] = {}
-    day = days[0]
-    while day <= days[1]:
-        start = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
-        where = {"served": ("hosted", "none")}
-        found = await store.breakdown(Period(start, start + DAY_MS), "model", where, limit=_MODELS_MAX)
-        for group in found.groups:
-            if group.name in upstream:
-                place = (day, upstream[group.name])
-                books[place] = _sum(books.get(place, Booked()), group.measures)
-        day += timedelta(days=1)
-    return books
-
-
-def _sum(before: Booked, more: Any) -> Booked:
-    """What was bought elsewhere for these requests (embeddings, other tries) is on other lines of a bill."""
-    from gateway.reconcile.match import Booked
-
-    elsewhere = more.embedding_nano + more.verification_nano + more.abandoned_nano
-    return Booked(
-        requests=before.requests + more.requests,
-        input_tokens=before.input_tokens + more.prompt_tokens,
-        cached_tokens=before.cached_tokens + more.cached_tokens,
-        output_tokens=before.output_tokens + more.completion_tokens,
-        cost_nano=before.cost_nano + more.cost_nano - elsewhere,
-        estimated=before.estimated + more.estimated,
-    )
 
 
 def _told(bill: Invoice, days: tuple[date, date], result: Result) -> dict[str, Any]:

@@ -195,9 +195,7 @@ def _generic(row: Row) -> dict[str, object] | None:
 # The first whose columns are all there.
 FORMATS = (
     _Format("openai-costs", "openai", frozenset({"start_time", "amount_value", "line_item"}), _openai_costs),
-    _Format(
-        "openai-usage", "openai", frozenset({"start_time", "model", "input_tokens", "output_tokens"}), _openai_usage
-    ),
+    _Format("openai-usage", "openai", frozenset({"start_time", "model", "input_tokens"}), _openai_usage),
     _Format(
         "anthropic-usage",
         "anthropic",

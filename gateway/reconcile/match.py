@@ -44,7 +44,10 @@ _RATIO = Decimal("0.0001")
 
 
 class Booked(msgspec.Struct, frozen=True, kw_only=True):
-    """What the books say of one model on one day (UTC). ``estimated``: requests without reported usage."""
+    """What the books say of one model on one day (UTC). ``estimated``: requests without reported usage.
+
+    Not ``counted``: of some of it only what it cost, as of embeddings; its tokens are then not compared.
+    """
 
     requests: int = 0
     input_tokens: int = 0
@@ -52,6 +55,7 @@ class Booked(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int = 0
     cost_nano: int = 0
     estimated: int = 0
+    counted: bool = True
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,8 +181,10 @@ class _Matcher:
         if cell.stated:
             return cell.cost_nano
         billed = self._reprice(place[1], cell.usage)
-        if booked is None or billed is None:
-            return (billed or 0) if booked is None else booked.cost_nano
+        if billed is None:
+            return booked.cost_nano if booked is not None else 0
+        if booked is None or not booked.counted:
+            return billed
         expected = self._reprice(place[1], _usage(booked)) or 0
         return booked.cost_nano + billed - expected
 
@@ -211,7 +217,7 @@ class _Matcher:
 
     def _nearer(self, rest: _Cell, cell: _Cell, booked: Booked) -> bool:
         """Whether the books are closer to the lines without their repetitions."""
-        if cell.tokens is not None and rest.tokens is not None:
+        if booked.counted and cell.tokens is not None and rest.tokens is not None:
             wanted = booked.input_tokens + booked.output_tokens
             return abs(rest.tokens - wanted) < abs(cell.tokens - wanted)
         return abs(rest.cost_nano - booked.cost_nano) < abs(cell.cost_nano - booked.cost_nano)
@@ -227,7 +233,7 @@ class _Matcher:
         """``cell`` without repeated lines; ``invoiced`` is what remains of its cost."""
         booked = self._books[place]
         amount = invoiced - booked.cost_nano
-        tokens, wanted = cell.tokens, booked.input_tokens + booked.output_tokens
+        tokens, wanted = cell.tokens if booked.counted else None, booked.input_tokens + booked.output_tokens
         if tokens is not None and tokens != wanted:
             times = _times(cell, booked)
             if times:
@@ -243,7 +249,7 @@ class _Matcher:
         ratio = Decimal(invoiced) / booked.cost_nano if booked.cost_nano else None
         if tokens is None:
             twice = ratio is not None and abs(ratio - 2) <= _RATIO
-            text = "the invoice does not say for which tokens"
+            text = "the invoice does not say for which tokens" if booked.counted else "the books have no tokens of it"
             kind: Kind = "double_charge" if twice else "amount"
             return [self._difference(kind, place, cell, amount=amount, ratio=ratio, text=text)]
         text = (

@@ -128,3 +128,92 @@ def test_an_export_of_tokens_is_priced_by_the_price_book(folder: Path) -> None:
 def test_what_cannot_be_read_is_a_problem(folder: Path, text: str, said: str) -> None:
     result = run(folder, text)
     assert (result.exit_code, said in str(result.exception)) == (1, True)
+
+
+EMBEDDED = (
+    "embedder: {url: 'https://api.openai.com/v1', model: text-embedding-3-small, api_key: '${K}'}\n"
+    "cache: {cross_encoder: {url: 'https://rerank.test/v1', model: rerank-1, price: {input: 0.05}}}\n"
+)
+
+
+@pytest.fixture
+def helped(folder: Path) -> Path:
+    """The same week, where a request, a hit and a local answer were embedded, and the cache was tended and judged."""
+    file = folder / "gateway.yaml"
+    file.write_text(file.read_text().replace("embedder:\n  enabled: false\n", "") + EMBEDDED)
+    asyncio.run(_embed(folder))
+    return folder
+
+
+async def _embed(folder: Path) -> None:
+    store = SqlStore(ledger_url(load(folder / "gateway.yaml", {})))
+    shadow = {"key_id": "shadow", "served": "hosted"}
+    for day in range(DAYS):
+        at = NOON + day * DAY_MS
+        # 31 tokens of embedding at 20 nano-dollars, 7 of the cross-encoder's at 50.
+        part = {"ts_ms": at, "embedding_nano": 620, "verification_nano": 350}
+        await store.append(
+            [
+                entry(f"he{day}", **part, served="cache", cache="semantic", model="mini", cost_nano=970),
+                entry(f"le{day}", **part, served="local", model="near", cost_nano=99 + 970),
+                entry(
+                    *(f"up{day}",), **shadow, rule="cache-upkeep", model="text-embedding-3-small", ts_ms=at,
+                    prompt_tokens=5000, completion_tokens=0, cost_nano=100_000, embedding_nano=100_000,
+                ),
+                entry(
+                    *(f"ju{day}",), **shadow, rule="cache-judge", model="mini", ts_ms=at, prompt_tokens=200,
+                    completion_tokens=1, cost_nano=30_600, verification_nano=30_600,
+                ),
+            ]
+        )  # fmt: skip
+    await store.close()
+
+
+def embedded(day: int, times: int = 1) -> str:
+    """A day's lines, to the nano-dollar: 20 requests and the judge, 5,062 tokens embedded."""
+    mini = line(day, "input", 20_200, "0.003030000") + line(day, "output", 10_001, "0.006000600")
+    at = FIRST + timedelta(days=day)
+    small = f"1,2,{at}T00:00:00,{at}T00:00:00,0.000101240,usd,5062,tokens,text-embedding-3-small\n"
+    return mini + small * times
+
+
+def test_embeddings_and_the_judge_are_reconciled_to_the_nano_dollar(helped: Path) -> None:
+    text = "".join(embedded(day) for day in range(DAYS))
+    result = run(helped, text, "--tolerance", "0", "--json")
+    told = json.loads(result.output)
+    assert (result.exit_code, told["differences"]) == (0, [])
+    assert told["totals"] == {"invoice_usd": 0.06392288, "books_usd": 0.06392288, "difference_usd": 0}
+
+
+def test_an_embedding_charged_twice_and_one_forgotten_are_found(helped: Path) -> None:
+    text = "".join(embedded(day, {2: 2, 4: 0}.get(day, 1)) for day in range(DAYS))
+    told = json.loads(run(helped, text, "--json").output)
+    assert [(one["kind"], one["since"], one["model"], one["amount_usd"]) for one in told["differences"]] == [
+        ("double_charge", "2026-01-03", "text-embedding-3-small", 0.00010124),
+        ("missing_model", "2026-01-05", "text-embedding-3-small", -0.00010124),
+    ]
+
+
+def test_another_amount_of_embeddings_is_told(helped: Path) -> None:
+    text = "".join(embedded(day) for day in range(DAYS)).replace("0.000101240,usd,5062", "0.000141240,usd,7062", 1)
+    [one] = json.loads(run(helped, text, "--json").output)["differences"]
+    assert (one["kind"], one["amount_usd"], one["text"]) == ("amount", 0.00004, "the books have no tokens of it")
+
+
+def test_an_activity_export_of_embeddings_is_priced(helped: Path) -> None:
+    text = "start_time,start_time_iso,model,input_tokens,num_model_requests\n"
+    days = (FIRST + timedelta(days=number) for number in range(DAYS))
+    text += "".join(f"1,{day},text-embedding-3-small,5062,3\n" for day in days)
+    (helped / "usage.csv").write_text(text)
+    command = ["reconcile", "--invoice", str(helped / "usage.csv"), "--config", str(helped / "gateway.yaml"), "--json"]
+    result = CliRunner().invoke(app, [*command, "--model", "embedder", "--tolerance", "0"])
+    assert (result.exit_code, json.loads(result.output)["differences"]) == (0, [])
+
+
+def test_a_cross_encoders_bill_is_another_vendors(helped: Path) -> None:
+    text = "date,model,input_tokens,output_tokens,cost_usd\n"
+    text += "".join(f"{FIRST + timedelta(days=day)},rerank-1,14,0,0.000000700\n" for day in range(DAYS))
+    (helped / "other.csv").write_text(text)
+    command = ["reconcile", "--invoice", str(helped / "other.csv"), "--config", str(helped / "gateway.yaml"), "--json"]
+    result = CliRunner().invoke(app, [*command, "--model", "cache.cross_encoder", "--tolerance", "0"])
+    assert (result.exit_code, json.loads(result.output)["differences"]) == (0, [])
