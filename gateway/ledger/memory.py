@@ -7,7 +7,9 @@ a reader looks at it with every question and forgets what it kept under another.
 
 from __future__ import annotations
 
+import itertools
 import secrets
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -22,7 +24,8 @@ from gateway.types import DAY_MS, HOUR_MS
 _TOKEN = "past"
 # Clocks of two machines may differ: a reader takes a day for over an hour after the writer does.
 _LATE_MS = HOUR_MS
-_MOST = 300_000
+MOST_BYTES = 64 * 1024 * 1024
+_SAMPLE = 32
 
 Part = tuple[Table, int, int]
 _Found = TypeVar("_Found", bound=Mapping[Any, Any])
@@ -35,11 +38,11 @@ def changed(connection: Connection, days: Iterable[int]) -> None:
 
 
 class Memory:
-    """``clock``: seconds since 1970. Bounded by how much it holds, the least recently asked for goes first."""
+    """``clock``: seconds since 1970. Bounded by the bytes it holds, the least recently asked for goes first."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._clock, self._token = clock, ""
-        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+    def __init__(self, clock: Callable[[], float] = time.time, most_bytes: int = MOST_BYTES) -> None:
+        self._clock, self._most, self._token = clock, most_bytes, ""
+        self._kept: OrderedDict[Hashable, tuple[int, Any]] = OrderedDict()
         self._size = 0
 
     def look(self, connection: Connection) -> str:
@@ -69,10 +72,27 @@ class Memory:
         key = (since, until, question)
         if key in self._kept:
             self._kept.move_to_end(key)
-            found: _Found = self._kept[key]
-            return found
-        found = self._kept[key] = find()
-        self._size += 1 + len(found)
-        while self._size > _MOST:
-            self._size -= 1 + len(self._kept.popitem(last=False)[1])
+            known: _Found = self._kept[key][1]
+            return known
+        found = find()
+        size = held_bytes(found)
+        self._kept[key] = size, found
+        self._size += size
+        while self._size > self._most:
+            self._size -= self._kept.popitem(last=False)[1][0]
         return found
+
+
+def held_bytes(found: Mapping[Any, Any]) -> int:
+    """What a mapping takes in memory, with what it holds: of a long one as told by some of its items, taken evenly."""
+    own = sys.getsizeof(found)
+    if not found:
+        return own
+    step = -(-len(found) // _SAMPLE)
+    some = [sum(map(_deep, item)) for item in itertools.islice(found.items(), None, None, step)]
+    return own + sum(some) * len(found) // len(some)
+
+
+def _deep(value: Any) -> int:
+    inside = itertools.chain(value, value.values()) if isinstance(value, dict) else value
+    return sys.getsizeof(value) + (sum(map(_deep, inside)) if isinstance(value, dict | tuple) else 0)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import time
+import tracemalloc
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from sqlalchemy import Connection, text
 
 from gateway.ledger import reading
 from gateway.ledger.answers import Period
-from gateway.ledger.memory import Memory
+from gateway.ledger.memory import Memory, held_bytes
 from gateway.ledger.store import SqlStore
 from gateway.ledger.tables import rollup_day, rollup_hour
 from gateway.types import DAY_MS, HOUR_MS
@@ -134,9 +137,32 @@ def test_a_day_is_over_an_hour_after_midnight(after: int, days: int) -> None:
     assert sorted(asked) == [since, since, since, over, over]
 
 
-def test_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.ledger.memory._MOST", 10)
-    memory, asked = Memory(), Asked()
+def test_it_is_bounded() -> None:
+    one = held_bytes(Asked().find(1, 4))
+    memory, asked = Memory(most_bytes=2 * one), Asked()
     for number in (1, 2, 1, 3, 1, 2):
         assert len(memory.get("", (rollup_day, 0, DAY_MS), number, partial(asked.find, number, 4))) == 4
     assert asked == [1, 2, 3, 2]
+
+
+def _sums(number: int) -> tuple[tuple[int, str], tuple[int, ...]]:
+    return (number * 10**9, f"user-{number}"), tuple(number * 10**6 + each for each in range(14))
+
+
+def _histograms(number: int) -> tuple[tuple[int, str], tuple[dict[int, int], ...]]:
+    return (number * 10**9, f"user-{number}"), tuple({1000 + each: number + 1000 for each in range(9)} for _ in "ab")
+
+
+@pytest.mark.parametrize("made", [_sums, _histograms])
+@pytest.mark.parametrize("size", [40, 5000])
+def test_it_knows_how_much_memory_it_takes(made: Callable[[int], tuple[Any, Any]], size: int) -> None:
+    gc.collect()
+    tracemalloc.start()
+    found = dict(map(made, range(1000, 1000 + size)))
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 0.7 < held_bytes(found) / taken < 1.5
+
+
+def test_nothing_takes_next_to_nothing() -> None:
+    assert held_bytes({}) < 100
