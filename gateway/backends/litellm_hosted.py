@@ -19,8 +19,14 @@ from gateway.backends.wire import read_reply
 from gateway.errors import UpstreamBroken
 from gateway.types import ChatRequest, Chunk, Usage
 
-# Read by litellm while it is imported: no price list from the network, no .env file, no chatter.
-_ENVIRONMENT = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR"}
+# Read by litellm while it is imported: no price list from the network, no .env file, no chatter, and no retries of its
+# own where it takes a bound of 0 for none given (embeddings), or has no bound (moderations).
+_ENVIRONMENT = {
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_MODE": "PRODUCTION",
+    "LITELLM_LOG": "ERROR",
+    "DEFAULT_MAX_RETRIES": "0",
+}
 
 # How long data may stay unacknowledged on any of litellm's sockets, which all its targets share. litellm tries a
 # connection twice, so a dead network is noticed after two of these.

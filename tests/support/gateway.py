@@ -16,6 +16,7 @@ import uvicorn
 import yaml
 
 from gateway.backends.fleet import Fleet
+from gateway.backends.operations import Operations
 from gateway.config import load
 from gateway.http.worker import build_runtime, server_config
 from gateway.runtime import Runtime
@@ -110,8 +111,9 @@ class Gateway:
         runtime.books.tree.load({b"": b""})
         runtime.semantic.apply({b"purge": b""})
         runtime.pipeline.settling.warmth = Warmth(runtime.books)
-        runtime.view = msgspec.structs.replace(view, fleet=Fleet.build(view.settings))
-        await view.fleet.close()
+        operations = Operations.build(view.settings, view.prices)
+        runtime.view = msgspec.structs.replace(view, fleet=Fleet.build(view.settings), operations=operations)
+        await asyncio.gather(view.fleet.close(), view.operations.close())
 
     async def budget(self, key: str) -> dict[str, int]:
         """``left``, ``reserved``, ``spent`` and ``limit`` of a key's budget, nano-dollars; {} before its first use."""
