@@ -11,6 +11,7 @@ from gateway.errors import InvalidRequest
 from gateway.http import sse
 from gateway.http.formats.exchange import Format
 from gateway.http.formats.fields import Object, encoded, unsupported, wrong
+from gateway.http.formats.spoken import listed
 from gateway.http.parse import TEXT_MAX, Count, checked, options
 from gateway.types import ChatRequest
 
@@ -129,7 +130,8 @@ class CompletionReply:
 
     def _logprobs(self, index: Any, known: Any) -> Object | None:
         """Of each token its text, its log-probability, the likeliest in its place, and where it begins."""
-        tokens = known.get("content") if isinstance(known, dict) else None
+        told = known.get("content") if isinstance(known, dict) else None
+        tokens = [one for one in listed(told) if isinstance(one.get("token"), str)]
         if not tokens:
             return None
         offsets, end = [], self._lengths.get(index, 0)
@@ -139,11 +141,11 @@ class CompletionReply:
         self._lengths[index] = end
         return {
             "tokens": [token["token"] for token in tokens],
-            "token_logprobs": [token["logprob"] for token in tokens],
+            "token_logprobs": [token.get("logprob") for token in tokens],
             "top_logprobs": [_likeliest(token) for token in tokens],
             "text_offset": offsets,
         }
 
 
 def _likeliest(token: Object) -> dict[str, Any]:
-    return {other["token"]: other["logprob"] for other in token.get("top_logprobs") or ()}
+    return {str(other.get("token")): other.get("logprob") for other in listed(token.get("top_logprobs"))}

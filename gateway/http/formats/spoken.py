@@ -25,8 +25,22 @@ class Piece(NamedTuple):
     logprobs: tuple[Any, ...] = ()
 
 
+class _Reply(msgspec.Struct):
+    """What is read of a reply or of an event."""
+
+    choices: list[dict[str, Any]] | None = None
+    model: Any = None
+    created: Any = None
+    service_tier: Any = None
+    usage: Any = None
+    error: Any = None
+
+
 class _Costly(msgspec.Struct):
     usage: dict[str, msgspec.Raw] | None = None
+
+
+_reply, _costly = msgspec.json.Decoder(_Reply), msgspec.json.Decoder(_Costly)
 
 
 class _Call:
@@ -71,29 +85,28 @@ class Spoken:
         yield from self._tell(at_end=True)
 
     def _event(self, data: bytes, where: str) -> Iterator[Piece]:
-        value = msgspec.json.decode(data)
-        if value.get("error"):
-            self.error = value["error"] if isinstance(value["error"], dict) else {"message": str(value["error"])}
+        reply = _reply.decode(data)
+        if reply.error:
+            self.error = reply.error if isinstance(reply.error, dict) else {"message": str(reply.error)}
             return
-        self._head(value)
-        if isinstance(value.get("usage"), dict):
-            self._count(value["usage"], data)
-        choice = next((one for one in value.get("choices") or () if one.get("index") in (0, None)), None)
+        self._head(reply)
+        if isinstance(reply.usage, dict):
+            self._count(reply.usage, data)
+        choice = next((one for one in reply.choices or () if one.get("index") in (0, None)), None)
         if choice is None:
             return
         self.finish = _text(choice.get("finish_reason")) or self.finish
         self.stop = _text(choice.get("stop_reason")) or self.stop
         yield from self._message(choice.get(where) or {}, choice.get("logprobs"))
 
-    def _head(self, value: dict[str, Any]) -> None:
-        self.model = _text(value.get("model")) or self.model
-        self.tier = _text(value.get("service_tier")) or self.tier
-        created = value.get("created")
-        self.created = created if isinstance(created, int) else self.created
+    def _head(self, reply: _Reply) -> None:
+        self.model = _text(reply.model) or self.model
+        self.tier = _text(reply.service_tier) or self.tier
+        self.created = reply.created if isinstance(reply.created, int) else self.created
 
     def _count(self, usage: dict[str, Any], data: bytes) -> None:
         self.usage = read_usage(usage) or self.usage
-        written = msgspec.json.decode(data, type=_Costly).usage or {}
+        written = _costly.decode(data).usage or {}
         self.costs = {name: written[name] for name in _COSTS if name in written} or self.costs
 
     def _message(self, said: dict[str, Any], logprobs: Any) -> Iterator[Piece]:
@@ -103,12 +116,11 @@ class Spoken:
             yield Piece("signature", signature)
         if text := _content(said.get("content")):
             known = logprobs.get("content") if isinstance(logprobs, dict) else None
-            yield Piece("text", text, logprobs=tuple(known or ()))
+            yield Piece("text", text, logprobs=tuple(listed(known)))
         if refusal := _text(said.get("refusal")):
             yield Piece("refusal", refusal)
-        calls = said.get("tool_calls")
-        for place, delta in enumerate(calls if isinstance(calls, list) else ()):
-            if isinstance(delta, dict) and isinstance(delta.get("function"), dict):
+        for place, delta in enumerate(listed(said.get("tool_calls"))):
+            if isinstance(delta.get("function"), dict):
                 yield from self._call(place, delta, delta["function"])
 
     def _call(self, place: int, delta: dict[str, Any], function: dict[str, Any]) -> Iterator[Piece]:
@@ -147,16 +159,20 @@ class Spoken:
             yield Piece("arguments", call.arguments[told:])
 
 
+def listed(value: Any) -> list[dict[str, Any]]:
+    """The objects of a list, whatever else an upstream puts there."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
 def _content(value: Any) -> str:
-    parts = value if isinstance(value, list) else []
-    return _text(value) + "".join(_text(part.get("text")) for part in parts if isinstance(part, dict))
+    return _text(value) + "".join(_text(part.get("text")) for part in listed(value))
 
 
 def _signatures(blocks: Any) -> list[str]:
     """Anthropic's, by litellm."""
-    found = [_text(block.get("signature")) for block in blocks or () if isinstance(block, dict)]
+    found = [_text(block.get("signature")) for block in listed(blocks)]
     return [signature for signature in found if signature]
