@@ -60,6 +60,7 @@ POLICY: dict[str, Any] = {
     ],
 }
 PUBLIC: dict[str, Any] = {"name": "default", "rules": [{"name": "everything-out", "use": ["far"]}]}
+FREE = {"input": 0, "output": 0}
 TAGGED = {"x-gateway-tags": "confidential"}
 AFRESH = {"x-gateway-cache": "no-store"}
 FAILURES = {
@@ -145,6 +146,8 @@ async def gate(tmp_path: Path, near: Upstream, outside: Outside) -> AsyncIterato
     models = [
         local("near", near.base_url, max_retries=1),
         hosted("far", outside.upstream.base_url),
+        hosted("vectors", outside.upstream.base_url, upstream_model="text-embedding-3-small", price=FREE),
+        hosted("verdicts", outside.upstream.base_url, upstream_model="omni-moderation-latest", price=FREE),
     ]
     async with gateway(
         tmp_path,
@@ -243,7 +246,7 @@ async def test_no_shadow_no_canary_and_no_better_model_for_what_is_unsure(
 
 @pytest.mark.parametrize("path", BODIES)
 async def test_every_endpoint_keeps_it(gate: Gateway, outside: Outside, path: str) -> None:
-    for model in ("auto", "auto:default", "near", "far", "auto:nowhere", "text-embedding-3-small"):
+    for model in ("auto", "auto:default", "near", "far", "auto:nowhere", EMBED, "vectors", "verdicts"):
         for quality in ("0", "10"):
             headers = TAGGED | AFRESH | {"x-gateway-quality": quality}
             reply = await gate.http.post(f"/v1/{path}", json={"model": model, **BODIES[path]}, headers=headers)
@@ -255,6 +258,25 @@ async def test_every_endpoint_keeps_it(gate: Gateway, outside: Outside, path: st
     )
     assert streamed.headers.get("x-gateway-model", "near") in ("near", "")
     assert await asyncio.to_thread(outside.knows) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "models"),
+    [("embeddings", ("vectors", "auto", EMBED)), ("moderations", ("verdicts", "auto"))],
+)
+async def test_no_text_is_embedded_or_judged_elsewhere(
+    gate: Gateway, outside: Outside, path: str, models: tuple[str, ...]
+) -> None:
+    for model in models:
+        for given in (PROMPT, [OPEN, PROMPT]):
+            reply = await gate.http.post(f"/v1/{path}", json={"model": model, "input": given}, headers=TAGGED)
+            assert (reply.status_code, reply.json()["error"]["code"]) == (403, "local_only"), model
+    assert await asyncio.to_thread(outside.knows) == []
+
+    others = await gate.http.post(f"/v1/{path}", json={"model": models[0], "input": OPEN})
+
+    assert others.status_code == 200
+    assert await asyncio.to_thread(outside.knows, OPEN) == ["upstream"]
 
 
 async def test_stored_answers_cross_neither_way(gate: Gateway, near: Upstream, outside: Outside) -> None:
