@@ -5,7 +5,7 @@ What was spent stays in the books, who spent it does not. In this order, so that
 1. what is on its way to SQL arrives there: spooled settlements, the ledger stream;
 2. a key's definition goes, so that it is refused from now on; what it did meanwhile arrives too;
 3. stored answers go that were made for them (known by the moment and model of their rows), and what the cache learnt
-   from their requests;
+   from their requests; and what they have in files and batches;
 4. budgets of their own go, rows lose identity, tags, session and inputs, kept contents are deleted, and the database
    writes anew what held them (:meth:`SqlStore.erase`);
 5. counters and limits that carry the name go, unreadable messages and our own logs lose it;
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 from redis.exceptions import ResponseError, WatchError
 
+from gateway.batches import erasing
 from gateway.budget.accounts import opened
 from gateway.budget.definitions import Budget
 from gateway.budget.levels import FIELD
@@ -54,7 +55,9 @@ _CHUNK = 4 * 1024 * 1024
 
 
 class Report(Frozen, frozen=True, kw_only=True):
-    """What was erased. ``left``: files of the data folder in which the name can still be read."""
+    """What was erased. ``contents``: kept ones, and files, batches and lines of them. ``left``: files of the data
+    folder in which the name can still be read.
+    """
 
     rows: int
     contents: int
@@ -85,6 +88,7 @@ class Eraser:
             await asyncio.sleep(REVOKED_WITHIN_S)
             left = await self._arrive()
         entries = await self._drop_entries(who, name)
+        of_batches = await asyncio.to_thread(erasing.erase, self._data_dir, who, name)
         await self._forget_budgets(who, name)
         erased = await self._store.erase(**{"end_user" if who == "user" else "key_id": name})
         counters = await self._drop_budgets(who, name) + await self._drop_counters(name)
@@ -97,7 +101,7 @@ class Eraser:
             left += await asyncio.to_thread(_found_in_files, self._data_dir, name)
         return Report(
             rows=erased.rows,
-            contents=erased.contents,
+            contents=erased.contents + of_batches,
             cache_entries=entries,
             counters=counters,
             definitions=definitions,

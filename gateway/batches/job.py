@@ -265,7 +265,9 @@ class Job:
         now = time.monotonic()
         if now - self._renewed >= RENEW_S:
             await self._renew(now)
-        if await asyncio.to_thread(self.means.store.cancelling_at, self.asked) is not None:
+        if not await asyncio.to_thread(self.means.store.exists, self.asked):
+            self.stop("lost")
+        elif await asyncio.to_thread(self.means.store.cancelling_at, self.asked) is not None:
             self.stop("cancelled")
         elif time.time() >= self.asked.expires_at:
             self.stop("expired")

@@ -70,6 +70,10 @@ class BatchStore:
         with contextlib.suppress(FileExistsError):
             os.close(disk.create(self.folder(asked) / "cancel"))
 
+    def exists(self, asked: Asked) -> bool:
+        """Not once it was erased."""
+        return (self.folder(asked) / "asked.json").exists()
+
     def cancelling_at(self, asked: Asked) -> int | None:
         return _when(self.folder(asked) / "cancel")
 

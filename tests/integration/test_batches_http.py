@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -170,7 +172,7 @@ async def test_who_has_no_key_may_where_that_is_allowed(gate: Gateway) -> None:
         ended = await over(anybody, (await begun(anybody, [line(1)])).id)
         assert ended.status == "completed"
         assert (await anybody.files.delete(ended.input_file_id)).deleted
-    form = {"files": {"file": ("in.jsonl", b"{}")}, "data": {"purpose": "batch"}}
+    form: Any = {"files": {"file": ("in.jsonl", b"{}")}, "data": {"purpose": "batch"}}
     unasked = await gate.http.post("/v1/files", **form)  # as any web page could send it
     foreign = await gate.http.post("/v1/files", headers={"authorization": "Bearer x", "origin": "http://evil"}, **form)
     unknown = await gate.http.post("/v1/files", headers={"authorization": "Bearer fg-unknown"}, **form)
@@ -360,8 +362,8 @@ async def test_nobody_else_on_the_machine_can_read_them_and_they_expire(
     store = kept_files.FileStore(data)
     await asyncio.to_thread(store.expire, set())
     assert await ours.files.retrieve(ended.input_file_id)
-    later = kept_files.time.time() + kept_files.KEPT_S + 60
-    monkeypatch.setattr(kept_files.time, "time", lambda: later)
+    later = time.time() + kept_files.KEPT_S + 60
+    monkeypatch.setattr(kept_files, "time", SimpleNamespace(time=lambda: later))
     with pytest.raises(openai.NotFoundError):
         await ours.files.retrieve(ended.input_file_id)
     await asyncio.to_thread(store.expire, {ended.input_file_id})
