@@ -30,7 +30,7 @@ class Meta:
         self._runtime = runtime
 
     async def models(self, request: Request) -> Response:
-        """Every policy as ``auto`` / ``auto:<policy>`` and every configured model, as OpenAI or Anthropic lists them."""
+        """Every policy as ``auto`` / ``auto:<policy>`` and each configured model, as OpenAI or Anthropic lists them."""
         await principal_of(self._runtime, request.scope)
         view = self._runtime.view
         names = ["auto", *(f"auto:{name}" for name in view.policies.names)]

@@ -55,6 +55,8 @@ def _turn(message: Object, at: str) -> Iterator[Object]:
         yield {"role": role, "content": content}
         return
     blocks = list(objects(content, f"{at}.content"))
+    if not blocks and role == "user":
+        raise wrong(f"{at}.content", "something to answer")
     if role == "assistant":
         yield _answer(blocks)
     elif role == "system":

@@ -54,9 +54,9 @@ def read(raw: bytes, headers: Mapping[str, str], request_id: str) -> ResponseRep
                 f"'{name}' is not supported: this gateway keeps no responses. Send the whole conversation as 'input'"
             )
             raise InvalidRequest(message, code="unsupported", param=name)
-    if not body.input:
-        raise wrong("input", "something to answer")
     said = response_items.turns(body.instructions, body.input)
+    if not body.input or not said:
+        raise wrong("input", "something to answer")
     user = body.user or body.safety_identifier or ""
     question = response_items.asked(body.input if isinstance(body.input, str) else body.input[-1])
     tools = [_tool(tool, at) for at, tool in objects(body.tools or [], "tools")]

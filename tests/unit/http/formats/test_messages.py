@@ -198,6 +198,7 @@ def test_a_schema_for_the_answer() -> None:
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [user()], "cache_control": MARK}, "messages[0].content"),
         ({"messages": [user({"type": "text"})]}, "messages[0].content[0].text"),
         ({"messages": [user({"type": "image", "source": {"type": "file"}})]}, "messages[0].content[0].source.type"),
         ({"messages": [user({"type": "search_result"})]}, "messages[0].content[0].type"),

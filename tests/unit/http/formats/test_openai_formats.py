@@ -129,6 +129,7 @@ def test_what_asks_for_nothing_is_not_sent() -> None:
         ({"input": None}, "input"),
         ({"input": []}, "input"),
         ({"input": ""}, "input"),
+        ({"input": [{"type": "reasoning", "id": "rs_1", "summary": []}]}, "input"),
         ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
         ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "x"}]}]}, "input[0].content[0]"),

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.cache.keys import cache_context
 from gateway.errors import InvalidRequest
 from gateway.features import extract, prompt_texts
 from gateway.http.formats import completions, messages, responses
@@ -80,6 +81,7 @@ def test_what_is_read_can_be_asked_and_what_cannot_is_refused(form: Format, body
         return
     extract(request, Principal(key_id="k"), default_max_tokens=10)
     prompt_bound(request)
+    cache_context(request, Principal(key_id="k"), scope="key", local_only=False, embedder="e")
     assert all(isinstance(text, str) for text in prompt_texts(request)[0])
     assert {message["role"] for message in request.messages} <= {"user", "assistant", "system", "developer", "tool"}
 
