@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from sqlalchemy import Connection, event, make_url
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
@@ -13,8 +15,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from gateway.ledger.errors import LedgerAway, LedgerRefused
 
+if TYPE_CHECKING:
+    from threading import Thread
+
+    import aiosqlite
+
 BUSY_S = 5.0
 REWRITE_S = 3600.0
+_THREADS_END_S = 10.0
 _BAD_VALUE = ("22", "23", "54")
 # Deleted content is overwritten where it stood: an erasure has to leave nothing behind.
 _WRITER_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "cache_size=-65536")
@@ -22,20 +30,45 @@ _WRITER_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "
 _READER_PRAGMAS = ("query_only=ON", "cache_size=-32768")
 
 
-def engine(url: str, *, writer: bool) -> AsyncEngine:
+class Threads:
+    """aiosqlite's, one for each connection. A query that was cancelled goes on in its own and tells the event loop when
+    it is over, which must be before the loop is.
+    """
+
+    def __init__(self) -> None:
+        self._all: WeakSet[Thread] = WeakSet()
+
+    def connect(self, *arguments: Any, **options: Any) -> aiosqlite.Connection:
+        """As SQLAlchemy does it."""
+        import aiosqlite
+
+        made = aiosqlite.connect(*arguments, **options)
+        thread: Thread = vars(made).get("_thread", made)  # itself a thread before 0.22
+        thread.daemon = True
+        self._all.add(thread)
+        return made
+
+    async def ended(self) -> None:
+        """Wait for them, not without end."""
+        for thread in [each for each in self._all if each.is_alive()]:
+            await asyncio.to_thread(thread.join, _THREADS_END_S)
+
+
+def engine(url: str, threads: Threads, *, writer: bool) -> AsyncEngine:
     """Connect lazily to ``sqlite+aiosqlite:///…`` or ``postgresql+asyncpg://…``."""
     if make_url(url).get_backend_name() == "sqlite":
-        return _sqlite(url, writer=writer)
+        return _sqlite(url, threads, writer=writer)
     timeouts = {"timeout": BUSY_S, "command_timeout": 60.0}
     return create_async_engine(url, pool_size=2, max_overflow=2, pool_pre_ping=True, connect_args=timeouts)
 
 
-def _sqlite(url: str, *, writer: bool) -> AsyncEngine:
+def _sqlite(url: str, threads: Threads, *, writer: bool) -> AsyncEngine:
     """WAL, so that readers never wait; FULL, so that a row leaves Redis only once it survives a power cut.
 
     A writer begins IMMEDIATE: a transaction that reads first and writes later cannot be refused half way.
     """
-    made = create_async_engine(url, pool_size=2, max_overflow=0, connect_args={"timeout": BUSY_S})
+    connecting = {"timeout": BUSY_S, "async_creator_fn": threads.connect}
+    made = create_async_engine(url, pool_size=2, max_overflow=0, connect_args=connecting)
 
     def connected(connection: Any, _record: Any) -> None:
         connection.isolation_level = None

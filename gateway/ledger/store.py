@@ -37,7 +37,7 @@ from gateway.ledger.answers import (
     Timeline,
     Where,
 )
-from gateway.ledger.database import engine, lock_writers, overwritten, translated
+from gateway.ledger.database import Threads, engine, lock_writers, overwritten, translated
 from gateway.ledger.definitions import Steps
 from gateway.ledger.errors import LedgerRefused
 from gateway.ledger.memory import Memory
@@ -70,7 +70,8 @@ class SqlStore:
     """
 
     def __init__(self, url: str, *, writer: bool = True) -> None:
-        self._engine = engine(url, writer=writer)
+        self._threads = Threads()
+        self._engine = engine(url, self._threads, writer=writer)
         self._memory = Memory()
 
     @classmethod
@@ -79,7 +80,9 @@ class SqlStore:
         return cls(url, writer=False)
 
     async def close(self) -> None:
+        """Also what a query that was cancelled has left behind."""
         await self._engine.dispose()
+        await self._threads.ended()
 
     # Writing
 
