@@ -2,39 +2,76 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
-from tests.bench.routing.record import Row, large_is_right
+from tests.bench.routing.record import Row, Setting, large_is_right, prompt_tokens
 
-INPUT_USD, OUTPUT_USD = 0.15e-6, 0.60e-6
-"""A token at the large model: gpt-4o-mini in October 2026. Its answer is taken to be as long as the small one's."""
 SMALL_USD_S = 0.04 / 3600
 SMALL_TOKENS_S = 150.0
 """The small model's machine, paid also for answers that are given up, and the tokens it does in a second."""
-BOUNDS = tuple(number / 100 for number in range(101))
+STEPS = tuple(number / 100 for number in range(101))
+ALL = 1.01
+"""A difficulty that every prompt is below."""
+
+
+class Price(NamedTuple):
+    """USD a token of the large model, whose answer is taken to be as long as the small one's."""
+
+    name: str
+    input: float
+    output: float
+
+
+CHEAP, DEAR = Price("gpt-4o-mini", 0.15e-6, 0.60e-6), Price("gpt-4o", 2.5e-6, 10e-6)
+"""In October 2026. A try costs a quarter of what the first asks for an answer, and a sixty-eighth of the second's."""
 
 
 class Way(msgspec.Struct, frozen=True, kw_only=True):
-    """``tried`` and ``kept``: whether the small model is asked, and whether its answer is given, at a bound 0 … 1.
+    """``difficulty``: of a prompt, where the way looks at it. ``chance``: of a right answer, where it weighs one.
 
-    ``rule``: what does the same in a gateway, in a policy of the name ``policy``.
+    ``policy``: the name of one that does the same in a gateway.
     """
 
     name: str
     policy: str
-    tried: Callable[[Row, float], bool]
-    kept: Callable[[Row, float], bool]
-    rule: Callable[[float], dict[str, object]]
+    difficulty: Callable[[Row], float] | None = None
+    chance: Callable[[Row], float] | None = None
+
+    def tried(self, row: Row, setting: Setting) -> bool:
+        """Whether the small model is asked."""
+        return self.difficulty is None or self.difficulty(row) < setting.difficulty
+
+    def kept(self, row: Row, setting: Setting) -> bool:
+        """Whether its answer is given."""
+        return self.chance is None or self.chance(row) >= setting.confidence
+
+    def rule(self, setting: Setting) -> dict[str, object]:
+        """What does the same in a policy."""
+        easy = {"when": f"difficulty < {setting.difficulty}"} if self.difficulty else {}
+        return easy | ({"escalate": {"when": f"confidence < {setting.confidence}"}} if self.chance else {})
+
+
+BOTH = Way(
+    name="scorer + cascade", policy="both", difficulty=operator.attrgetter("scorer"), chance=operator.attrgetter("both")
+)
+WAYS = (
+    Way(name="rules", policy="default", difficulty=operator.attrgetter("rules")),
+    Way(name="scorer", policy="scorer", difficulty=operator.attrgetter("scorer")),
+    Way(name="cascade", policy="cascade", chance=operator.attrgetter("alone")),
+    BOTH,
+)
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
-    """One bound: dollars for a thousand prompts, the share of right answers, and how many prompts the small model was
+    """One setting: dollars for a thousand prompts, the share of right answers, and how many prompts the small model was
     asked, answered, and answered rightly.
     """
 
-    bound: float
+    setting: Setting
     usd: float
     quality: float
     tried: int
@@ -42,54 +79,23 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     local_right: int
 
 
-def _always(row: Row, bound: float) -> bool:
-    return True
+def curve(way: Way, rows: Sequence[Row], price: Price, fitted: Sequence[Setting]) -> list[Point]:
+    """A point for each hundredth of the one bound that the way has; of two, for each pair that was ``fitted``."""
+    if way.difficulty and way.chance:
+        settings = fitted
+    else:
+        settings = [Setting(step, 0.0) if way.difficulty else Setting(ALL, step) for step in STEPS]
+    return [point(way, rows, setting, price) for setting in settings]
 
 
-def _easy_below(bound: float) -> dict[str, object]:
-    return {"when": f"difficulty < {bound}"}
-
-
-def _sure_from(bound: float) -> dict[str, object]:
-    return {"escalate": {"when": f"confidence < {bound}"}}
-
-
-def _worth_keeping(bound: float) -> float:
-    """The chance of being right from which on an answer is kept where prompts below this difficulty were tried.
-
-    Found on the probe's own questions, each by all others: the two bounds that do best there at some price of a mistake
-    lie near this line. Where much is tried mistakes are cheap, and what was tried is kept.
-    """
-    return round(min(0.9, max(0.0, 1.93 - 3.1 * bound)), 3)
-
-
-WAYS = (
-    Way(name="rules", policy="default", tried=lambda row, bound: row.rules < bound, kept=_always, rule=_easy_below),
-    Way(name="scorer", policy="scorer", tried=lambda row, bound: row.scorer < bound, kept=_always, rule=_easy_below),
-    Way(name="cascade", policy="cascade", tried=_always, kept=lambda row, bound: row.alone >= bound, rule=_sure_from),
-    Way(
-        name="scorer + cascade",
-        policy="both",
-        tried=lambda row, bound: row.scorer < bound,
-        kept=lambda row, bound: row.both >= _worth_keeping(bound),
-        rule=lambda bound: _easy_below(bound) | _sure_from(_worth_keeping(bound)),
-    ),
-)
-
-
-def curve(way: Way, rows: Sequence[Row]) -> list[Point]:
-    """A point for each of :data:`BOUNDS`."""
-    return [point(way, rows, bound) for bound in BOUNDS]
-
-
-def point(way: Way, rows: Sequence[Row], bound: float) -> Point:
-    tried = [row for row in rows if way.tried(row, bound)]
-    kept = [row for row in tried if way.kept(row, bound)]
+def point(way: Way, rows: Sequence[Row], setting: Setting, price: Price) -> Point:
+    tried = [row for row in rows if way.tried(row, setting)]
+    kept = [row for row in tried if way.kept(row, setting)]
     here = {row.prompt for row in kept}
     right = sum(row.right if row.prompt in here else large_is_right(row.prompt) for row in rows)
-    usd = sum(map(small_usd, tried)) + sum(large_usd(row) for row in rows if row.prompt not in here)
+    usd = sum(map(small_usd, tried)) + sum(large_usd(row, price) for row in rows if row.prompt not in here)
     return Point(
-        bound=bound,
+        setting=setting,
         usd=1000 * usd / len(rows),
         quality=right / len(rows),
         tried=len(tried),
@@ -103,14 +109,14 @@ def small_usd(row: Row) -> float:
     return SMALL_USD_S * (prompt_tokens(row) + row.signals.tokens) / SMALL_TOKENS_S
 
 
-def large_usd(row: Row) -> float:
+def large_usd(row: Row, price: Price) -> float:
     """The large model's price of one answer."""
-    return INPUT_USD * prompt_tokens(row) + OUTPUT_USD * row.signals.tokens
+    return price.input * prompt_tokens(row) + price.output * row.signals.tokens
 
 
-def prompt_tokens(row: Row) -> int:
-    """Four characters a token, and what a chat template adds."""
-    return len(row.prompt) // 4 + 8
+def all_large(rows: Sequence[Row], price: Price) -> Point:
+    """Nothing is answered by the small model."""
+    return point(WAYS[0], rows, Setting(0.0, 0.0), price)
 
 
 def at_cost(points: Sequence[Point], usd: float) -> float:

@@ -14,13 +14,13 @@ from gateway.policy.competence import Competence
 from gateway.policy.probe import ANSWER_TOKENS, Question, right
 from gateway.policy.profiled import ProfiledScorer
 from gateway.policy.scorer import RuleScorer
-from tests.bench.routing.curve import Way, prompt_tokens
-from tests.bench.routing.record import Row, large_is_right, shipped
+from tests.bench.routing.curve import DEAR, Way
+from tests.bench.routing.record import Row, Setting, large_is_right, prompt_tokens, shipped
 from tests.support.gateway import Gateway, gateway, hosted, local
 from tests.support.models import CHAT, chat_model, embed_model, served
 from tests.support.upstream import Plan, Upstream
 
-PRICE = {"input": 0.15, "output": 0.60}
+PRICE = {"input": DEAR.input * 1e6, "output": DEAR.output * 1e6}
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,8 +62,8 @@ class Live:
 
 
 @contextlib.asynccontextmanager
-async def live(ways: Sequence[tuple[Way, float]]) -> AsyncIterator[Live]:
-    """``ways``: each with its bound."""
+async def live(ways: Sequence[tuple[Way, Setting]]) -> AsyncIterator[Live]:
+    """``ways``: each with its bounds."""
     with (
         tempfile.TemporaryDirectory() as folder,
         served("chat", "--model", str(chat_model()), "--name", CHAT) as small,
@@ -71,12 +71,12 @@ async def live(ways: Sequence[tuple[Way, float]]) -> AsyncIterator[Live]:
         Upstream.in_thread() as large,
     ):
         models = [local("local-small", f"{small}/v1"), hosted("large", large.base_url, price=PRICE)]
-        policies = [_policy(way, bound) for way, bound in ways]
+        policies = [_policy(way, setting) for way, setting in ways]
         async with gateway(Path(folder), models, policies, embedder={"url": f"{embedder}/v1"}) as gate:
             yield Live(gate, large, shipped())
 
 
-def _policy(way: Way, bound: float) -> dict[str, Any]:
-    mixed = {"name": "small", "use": ["local-small", "large"], **way.rule(bound)}
+def _policy(way: Way, setting: Setting) -> dict[str, Any]:
+    mixed = {"name": "small", "use": ["local-small", "large"], **way.rule(setting)}
     rules = [mixed, {"name": "large", "use": ["large"]}] if "when" in mixed else [mixed]
     return {"name": way.policy, "cache": {"exact": False, "semantic": False}, "rules": rules}

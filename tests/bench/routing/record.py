@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -38,13 +39,23 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     both: float
 
 
+class Setting(NamedTuple):
+    """A prompt is tried below ``difficulty``, its answer kept from ``confidence`` on."""
+
+    difficulty: float
+    confidence: float
+
+
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
-    """``rows``: one for each of :func:`easy_prompts`."""
+    """``rows``: one for each of :func:`easy_prompts`. ``settings``: of scorer + cascade, by the large model's price
+    (:mod:`tests.bench.routing.fitting`).
+    """
 
     rows: list[Row]
+    settings: dict[str, list[Setting]] = {}
 
 
-def taken() -> Recorded:
+def taken() -> list[Row]:
     """Put the easy prompts to the small model: two minutes."""
     asked = easy_prompts()
     prompts = [question.prompt for question in asked]
@@ -67,7 +78,7 @@ def taken() -> Recorded:
                 both=competence.answered(signals, embedded) or 0.0,
             )
         )
-    return Recorded(rows=rows)
+    return rows
 
 
 def shipped() -> Competence:
@@ -97,3 +108,8 @@ def read() -> Recorded:
 def large_is_right(prompt: str) -> bool:
     """Whether the scripted large model gets it right: 97 of 100, always the same."""
     return zlib.crc32(prompt.encode()) % 100 >= 3
+
+
+def prompt_tokens(row: Row) -> int:
+    """Four characters a token, and what a chat template adds."""
+    return len(row.prompt) // 4 + 8
