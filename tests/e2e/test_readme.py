@@ -81,5 +81,5 @@ def test_the_paths_of_the_table_are_there(gateway: Serving) -> None:
     for path in ("/v1/models", "/dashboard", "/metrics", "/healthz", "/readyz"):
         assert httpx.get(gateway.url + path, timeout=60.0).status_code == 200, path
     assert httpx.get(gateway.url + "/admin/keys", timeout=60.0).status_code in (401, 403)
-    for path in ("/v1/embeddings", "/v1/messages"):
-        assert httpx.post(gateway.url + path, json={}, timeout=60.0).status_code == 404
+    for path in ("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses"):
+        assert httpx.post(gateway.url + path, json={}, timeout=60.0).status_code == 400, path
