@@ -8,6 +8,7 @@ import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -60,13 +61,13 @@ Ask = Callable[[Asked, bytes], Awaitable[Answered]]
 
 
 class Means(NamedTuple):
-    """What jobs work with. ``asks``: by endpoint. ``known``: whether there is such a model. ``line_max``: bytes."""
+    """What jobs work with. ``asks``: by endpoint. ``known``: whether an endpoint has a model. ``line_max``: bytes."""
 
     store: BatchStore
     files: FileStore
     pace: Pace
     asks: Mapping[str, Ask]
-    known: Callable[[str], bool]
+    known: Callable[[str, str], bool]
     line_max: Callable[[], int]
     connected: Callable[[], bool]
 
@@ -124,7 +125,8 @@ class Job:
             await self._save()
 
     async def _validate(self, path: Path) -> bool:
-        args = (path, self.asked.endpoint, self.means.line_max(), self.means.known)
+        known = partial(self.means.known, self.asked.endpoint)
+        args = (path, self.asked.endpoint, self.means.line_max(), known)
         total, problems = await asyncio.to_thread(lines.check, *args)
         if problems:
             await self._end("failed", problems)

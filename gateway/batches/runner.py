@@ -15,11 +15,10 @@ from gateway.batches.job import GRACE_S, Ask, Job, Means
 from gateway.batches.lease import Lease
 from gateway.batches.pace import Pace
 from gateway.batches.store import BatchStore
-from gateway.deciding import policy_of
-from gateway.errors import NotFound, RedisAway
+from gateway.errors import RedisAway
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from gateway.batches.lane import Lane
     from gateway.batches.records import Asked
@@ -31,9 +30,13 @@ _log = log.get(__name__)
 
 
 class Runner:
-    """Of one worker. ``asks``: how a line is answered, by endpoint, with the targets as ``lane`` has them."""
+    """Of one worker. ``asks``: how a line is answered, by endpoint, with the targets as ``lane`` has them. ``known``:
+    whether an endpoint has a model.
+    """
 
-    def __init__(self, runtime: Runtime, lane: Lane, asks: Mapping[str, Ask]) -> None:
+    def __init__(
+        self, runtime: Runtime, lane: Lane, asks: Mapping[str, Ask], known: Callable[[str, str], bool]
+    ) -> None:
         self._runtime, self.endpoints = runtime, tuple(asks)
         data_dir = runtime.view.settings.data_dir
         self.store, self.files, self._lane = BatchStore(data_dir), FileStore(data_dir), lane
@@ -42,7 +45,7 @@ class Runner:
             files=self.files,
             pace=Pace(lambda: runtime.metrics.inflight.count),
             asks=asks,
-            known=self._known,
+            known=known,
             line_max=lambda: runtime.view.settings.config.server.max_body_bytes,
             connected=lambda: runtime.link.connected,
         )
@@ -79,13 +82,6 @@ class Runner:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         await self._lane.close()
-
-    def _known(self, model: str) -> bool:
-        try:
-            policy_of(self._runtime.view, model)
-        except NotFound:
-            return False
-        return True
 
     async def _run(self) -> None:
         while True:

@@ -20,6 +20,7 @@ from gateway.batches.job import Answered
 from gateway.batches.lane import Lane
 from gateway.batches.records import WINDOW_S, Asked, Batch
 from gateway.batches.runner import Runner
+from gateway.deciding import policy_of
 from gateway.errors import (
     CacheMiss,
     GatewayError,
@@ -31,15 +32,19 @@ from gateway.errors import (
     Unauthenticated,
 )
 from gateway.http.body import read_body
+from gateway.http.embeddings import embeddings_request
 from gateway.http.errors import upstream_body
 from gateway.http.files import after, caller_of, conflict, kept_s, limit_of, listed, order_of
 from gateway.http.parse import chat_request, new_id, options
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from gateway.delivery import Stream
     from gateway.runtime import Runtime
     from gateway.types import Principal
 
-CHAT = "/v1/chat/completions"
+CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
 TAG = "batch"
 _BODY_BYTES = 64 * 1024
 _UNFINISHED_MOST = 100
@@ -166,7 +171,8 @@ def _read(body: bytes) -> _Wanted:
 def runner_of(runtime: Runtime) -> Runner:
     """What runs batches with this worker."""
     lane = Lane()
-    return Runner(runtime, lane, {CHAT: Lines(runtime, lane).chat})
+    lines = Lines(runtime, lane)
+    return Runner(runtime, lane, {CHAT: lines.chat, EMBEDDINGS: lines.embeddings}, lines.known)
 
 
 def _failed(error: GatewayError, request_id: str) -> Answered:
@@ -181,11 +187,36 @@ class Lines:
     def __init__(self, runtime: Runtime, lane: Lane) -> None:
         self._runtime, self._lane = runtime, lane
 
+    def known(self, endpoint: str, model: str) -> bool:
+        """Whether there is such a model; whether it can do that is for its lines to say."""
+        view = self._runtime.view
+        try:
+            if endpoint == CHAT:
+                policy_of(view, model)
+            else:
+                view.operations.model("embeddings", None if model.partition(":")[0] == "auto" else model)
+        except NotFound:
+            return False
+        except GatewayError:
+            return True
+        return True
+
     async def chat(self, asked: Asked, body: bytes) -> Answered:
         """A chat completion."""
+        return await self._answered(self._chat, asked, body)
+
+    async def embeddings(self, asked: Asked, body: bytes) -> Answered:
+        """Vectors."""
+        return await self._answered(self._embeddings, asked, body)
+
+    async def _answered(
+        self, ask: Callable[[Asked, bytes, str], Awaitable[bytes | Stream]], asked: Asked, body: bytes
+    ) -> Answered:
         request_id = new_id()
         try:
-            return Answered(200, request_id, await self._chat(asked, body, request_id))
+            said = await ask(asked, body, request_id)
+            assert isinstance(said, bytes)
+            return Answered(200, request_id, said)
         except GatewayError as error:
             return _failed(error, request_id)
         except RecursionError:
@@ -194,7 +225,7 @@ class Lines:
             _log.exception("unexpected error", request=request_id)
             return _failed(GatewayError("an unexpected error happened in the gateway"), request_id)
 
-    async def _chat(self, asked: Asked, body: bytes, request_id: str) -> bytes:
+    async def _chat(self, asked: Asked, body: bytes, request_id: str) -> bytes | Stream:
         runtime = self._runtime
         principal = await self._creator(asked)
         request = chat_request(body, asked.headers, request_id)
@@ -203,9 +234,12 @@ class Lines:
         # What waits for a batch waits as long as the batch may; and it shares no call with what somebody waits for.
         wishes = msgspec.structs.replace(request.options, deadline_ms=_WINDOW_MS)
         request = msgspec.structs.replace(request, options=wishes)
-        reply = await runtime.pipeline.answer(self._lane.view(runtime.view), request, principal)
-        assert isinstance(reply.body, bytes)
-        return reply.body
+        return (await runtime.pipeline.answer(self._lane.view(runtime.view), request, principal)).body
+
+    async def _embeddings(self, asked: Asked, body: bytes, request_id: str) -> bytes | Stream:
+        principal = await self._creator(asked)
+        request = embeddings_request(body, asked.headers, request_id)
+        return (await self._runtime.unary.answer(self._runtime.view, request, principal)).body
 
     async def _creator(self, asked: Asked) -> Principal:
         """Raises Unauthenticated where that key is no longer good."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import stat
 import time
 from collections.abc import AsyncIterator
@@ -24,6 +25,7 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+EMBEDDINGS: Any = "/v1/embeddings"
 FLEX = {"input": 2.5, "output": 10, "tiers": {"flex": {"input": 1.25, "output": 5}}}
 FLEXIBLE = {"provider": "openai", "price": FLEX}
 POLICY = {
@@ -45,6 +47,7 @@ async def served(
         hosted("big", upstream_server.base_url),
         hosted("flexible", upstream_server.base_url, **FLEXIBLE),
         local("near", near_server.base_url),
+        hosted("vec", upstream_server.base_url, upstream_model="text-embedding-3-small"),
     ]
     async with gateway(tmp_path_factory.mktemp("batches"), models, [POLICY]) as running:
         yield running
@@ -312,6 +315,37 @@ async def test_pages_of_files_and_batches(ours: AsyncOpenAI) -> None:
     inputs = [batch.input_file_id for batch in made]
     assert [each.id async for each in ours.files.list(purpose="batch", limit=2, order="asc")] == inputs
     assert len((await ours.files.list(purpose="batch_output")).data) == 3
+
+
+async def test_embeddings_too(gate: Gateway, ours: AsyncOpenAI, upstream: Upstream) -> None:
+    vectors = {"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": [0.5, 0.25]}], "model": "v"}
+    upstream.default = Plan(raw=json.dumps({**vectors, "usage": {"prompt_tokens": 4, "total_tokens": 4}}).encode())
+    lines = [
+        {
+            "custom_id": f"e-{number}",
+            "method": "POST",
+            "url": EMBEDDINGS,
+            "body": {"model": "vec", "input": f"{number}"},
+        }
+        for number in range(5)
+    ]
+    lines.append({**lines[0], "custom_id": "not", "body": {"model": "big", "input": "x"}})
+    file = await ours.files.create(file=("in.jsonl", jsonl(lines)), purpose="batch")
+    batch = await ours.batches.create(input_file_id=file.id, endpoint=EMBEDDINGS, completion_window="24h")
+
+    ended = await over(ours, batch.id)
+
+    assert ended.status == "completed"
+    answers = await told(ours, ended.output_file_id)
+    assert [answer["response"]["body"]["data"][0]["embedding"] for answer in answers] == [[0.5, 0.25]] * 5
+    assert [each["custom_id"] for each in await told(ours, ended.error_file_id)] == ["not"]
+    assert {(row.model, row.tags) for row in await gate.rows(5)} == {("vec", ("batch",))}
+    unknown = {**lines[0], "body": {"model": "nobody", "input": "x"}}
+    file = await ours.files.create(file=("in.jsonl", jsonl([unknown])), purpose="batch")
+    batch = await ours.batches.create(input_file_id=file.id, endpoint=EMBEDDINGS, completion_window="24h")
+    failed = await over(ours, batch.id)
+    assert failed.errors
+    assert [error.code for error in failed.errors.data or ()] == ["model_not_found"]
 
 
 @pytest.mark.parametrize(

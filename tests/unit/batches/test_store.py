@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,7 +87,7 @@ def test_batches_expire_as_files_do(tmp_path: Path) -> None:
 
 
 def test_an_owner_is_a_team_or_else_a_key() -> None:
-    def owner(**more: str) -> str:
+    def owner(**more: Any) -> str:
         return disk.owner_of(Principal(**{"key_id": "k1", **more}))
 
     assert owner(team="red") == owner(team="red", key_id="k2")
