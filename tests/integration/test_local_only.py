@@ -91,9 +91,12 @@ BODIES: dict[str, dict[str, Any]] = {
     "embeddings": {"input": PROMPT},
     "moderations": {"input": PROMPT},
     "messages": {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 50},
+    "messages/count_tokens": {"messages": [{"role": "user", "content": PROMPT}]},
     "files": {"purpose": "batch", "file": PROMPT},
     "batches": {"input": PROMPT, "endpoint": "/v1/chat/completions", "completion_window": "24h"},
 }
+
+ASKING = ("chat/completions", "completions", "messages", "responses")
 
 
 @pytest.fixture(scope="module")
@@ -251,8 +254,10 @@ async def test_every_endpoint_keeps_it(gate: Gateway, outside: Outside, path: st
             headers = TAGGED | AFRESH | {"x-gateway-quality": quality}
             reply = await gate.http.post(f"/v1/{path}", json={"model": model, **BODIES[path]}, headers=headers)
             assert reply.headers.get("x-gateway-model", "near") in ("near", ""), (path, model)
-            if path == "chat/completions" and model == "far":
+            if path in ASKING and model == "far":
                 assert (reply.status_code, reply.json()["error"]["code"]) == (403, "local_only")
+            elif path in ASKING and model in ("auto", "near"):
+                assert (reply.status_code, reply.headers["x-gateway-model"]) == (200, "near")
     streamed = await gate.http.post(
         f"/v1/{path}", json={"model": "auto", "stream": True, **BODIES[path]}, headers=TAGGED | AFRESH
     )

@@ -12,7 +12,7 @@ from gateway.backends.usage import read_usage
 from gateway.types import Usage
 
 Kind = Literal["thinking", "signature", "text", "refusal", "call", "arguments"]
-_COSTS = ("cost_usd", "saved_usd")
+_ADDED = ("cost_usd", "saved_usd", "estimated")  # by the gateway, to any usage
 
 
 class Piece(NamedTuple):
@@ -107,7 +107,7 @@ class Spoken:
     def _count(self, usage: dict[str, Any], data: bytes) -> None:
         self.usage = read_usage(usage) or self.usage
         written = _costly.decode(data).usage or {}
-        self.costs = {name: written[name] for name in _COSTS if name in written} or self.costs
+        self.costs = {name: written[name] for name in _ADDED if name in written} or self.costs
 
     def _message(self, said: dict[str, Any], logprobs: Any) -> Iterator[Piece]:
         if thinking := _text(said.get("reasoning_content")) or _text(said.get("reasoning")):
