@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gateway.budget import windows
-from gateway.budget.accounts import Opened, amounts, opened
+from gateway.budget.accounts import Opened, amounts_of, opened
 from gateway.budget.definitions import EACH, Budget
 from gateway.budget.levels import FIELD, Account, of_key
 from gateway.types import NANO
@@ -43,12 +43,15 @@ async def held(redis: Redis, keys: Keys, records: Iterable[Mapping[str, Any]], k
     ]
     now = int(time.time() * 1000)
     accounts = _by_budget(await opened(redis, keys), now)
-    rows: list[dict[str, Any]] = []
-    for budget in (each for each in budgets if each.limit_nano is not None):
-        for name, about in accounts.get(budget.id) or [_unopened(budget, now)]:
-            mine = budget.scope == "key" and about.subject == key_id
-            if about.subject != EACH and (mine or not key_id) and len(rows) < SHOWN_MAX:
-                rows.append(_row(budget, about, await amounts(redis, keys, _account(budget, name, about, now))))
+    shown = [
+        (budget, name, about)
+        for budget in budgets
+        if budget.limit_nano is not None
+        for name, about in accounts.get(budget.id) or [_unopened(budget, now)]
+        if about.subject != EACH and (not key_id or (budget.scope == "key" and about.subject == key_id))
+    ][:SHOWN_MAX]
+    held = await amounts_of(redis, keys, [_account(budget, name, about, now) for budget, name, about in shown])
+    rows = [_row(budget, about, each) for (budget, _, about), each in zip(shown, held, strict=True)]
     return sorted(rows, key=lambda row: -row["used"])
 
 
