@@ -9,7 +9,7 @@ from typing import Any
 import anthropic
 import pytest
 import pytest_asyncio
-from anthropic import AsyncAnthropic
+from anthropic import AsyncAnthropic, beta_async_tool
 
 from tests.support.gateway import EVERYTHING_BIG, Gateway, gateway, hosted, local
 from tests.support.models import CHAT, chat_model
@@ -119,6 +119,24 @@ async def test_a_tool_is_called_and_its_result_answered(
     assert [message["role"] for message in sent] == ["user", "assistant", "tool"]
     assert sent[1]["tool_calls"][0]["id"] == sent[2]["tool_call_id"] == "call_1"
     assert upstream.requests[1].json["tools"][0]["function"]["parameters"] == WEATHER["input_schema"]
+
+
+async def test_a_tool_runner_is_told_to_send_the_conversation_whole(client: AsyncAnthropic, upstream: Upstream) -> None:
+    """It would leave the conversation to Anthropic's server, and name only its last message."""
+    upstream.enqueue(Plan(tool_calls=(CALL,)), Plan(text="It rains."))
+
+    @beta_async_tool
+    async def weather(city: str) -> str:
+        """The weather of a city."""
+        return f"rain in {city}"
+
+    runner = client.beta.messages.tool_runner(model="auto", max_tokens=200, tools=[weather], messages=HI)
+    answered = await runner.until_done()
+
+    assert getattr(answered.content[0], "text", "") == "It rains."
+    sent = upstream.requests[1].json["messages"]
+    assert [message["role"] for message in sent] == ["user", "assistant", "tool"]
+    assert sent[2]["content"] == "rain in Oslo"
 
 
 async def test_a_repeat_is_answered_from_the_cache(client: AsyncAnthropic, gate: Gateway, upstream: Upstream) -> None:

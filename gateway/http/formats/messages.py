@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, InvalidRequest
 from gateway.http.formats import anthropic_turns
 from gateway.http.formats.anthropic_reply import MessageReply
 from gateway.http.formats.exchange import Format
@@ -20,7 +20,8 @@ _EFFORTS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "
 # A budget of thought in tokens, and the effort that it is nearest to.
 _BUDGETS = ((10_000, "high"), (5_000, "medium"), (0, "low"))
 _TIERS = {"standard_only": "default"}
-_REFUSED = ("container", "context_management", "mcp_servers")
+_REFUSED = ("container", "context_management", "inference_geo", "mcp_servers")
+_NOTHING = frozenset({b"null", b"false", b"[]", b"{}"})
 _ERRORS = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -77,7 +78,13 @@ def read_to_count(raw: bytes, headers: Mapping[str, str], request_id: str) -> Ch
 
 def refusal(error: GatewayError, request_id: str) -> bytes:
     """Anthropic's error JSON, with the gateway's own ``code`` and ``param`` beside its words."""
-    told = {"type": error_type(error.status), "message": error.message, "param": error.param, "code": error.code}
+    told: Object = {
+        "type": error_type(error.status),
+        "message": error.message,
+        "param": error.param,
+        "code": error.code,
+    }
+    told["details"] = {"error_code": error.code}
     return msgspec.json.encode({"type": "error", "error": told, "request_id": request_id})
 
 
@@ -92,8 +99,11 @@ def _request(
     raw: bytes, fields: dict[str, msgspec.Raw], body: _Counted, headers: Mapping[str, str], request_id: str
 ) -> ChatRequest:
     for name in _REFUSED:
-        if name in fields and bytes(fields[name]) not in (b"null", b"[]", b"{}"):
+        if name in fields and bytes(fields[name]) not in _NOTHING:
             raise unsupported(name)
+    if bytes(fields.get("thread", b"null")) not in _NOTHING:  # Anthropic's client then sends the conversation whole
+        message = "'thread' is not supported: this gateway keeps no conversations. Send the whole of it as 'messages'"
+        raise InvalidRequest(message, code="thread_unsupported_request", param="thread")
     said = anthropic_turns.turns(body.system, body.messages)
     if body.cache_control is not None:
         said[-1] = _marked(said[-1], body.cache_control)

@@ -17,6 +17,7 @@ from gateway.types import ChatRequest
 
 _USER_MAX = 64  # OpenAI refuses longer ones
 _STATEFUL = ("previous_response_id", "conversation", "prompt", "background")
+_REFUSED = ("context_management", "moderation")
 _NOTHING = frozenset({b"null", b"false"})
 _LOGPROBS = "message.output_text.logprobs"
 
@@ -54,6 +55,9 @@ def read(raw: bytes, headers: Mapping[str, str], request_id: str) -> ResponseRep
                 f"'{name}' is not supported: this gateway keeps no responses. Send the whole conversation as 'input'"
             )
             raise InvalidRequest(message, code="unsupported", param=name)
+    for name in _REFUSED:
+        if bytes(fields.get(name, b"null")) not in _NOTHING:
+            raise unsupported(name)
     said = response_items.turns(body.instructions, body.input)
     if not body.input or not said:
         raise wrong("input", "something to answer")

@@ -212,6 +212,8 @@ def test_a_schema_for_the_answer() -> None:
         ({"output_config": {"effort": "most"}}, "output_config.effort"),
         ({"output_config": {"format": {"type": "xml"}}}, "output_config.format"),
         ({"mcp_servers": [{"name": "x"}]}, "mcp_servers"),
+        ({"inference_geo": "us"}, "inference_geo"),
+        ({"thread": {"type": "continue", "previous_message_id": "msg_1"}}, "thread"),
         ({"temperature": "hot"}, "temperature"),
         ({"system": 7}, "system"),
     ],
@@ -269,6 +271,7 @@ def test_who_asks_and_how_does_not_keep_them_apart_and_questions_are_compared() 
 def test_errors_are_anthropics(error: Any, kind: str) -> None:
     told = msgspec.json.decode(messages.refusal(error, "req_1"))
     assert (told["type"], told["request_id"]) == ("error", "req_1")
+    assert told["error"].pop("details") == {"error_code": error.code}
     assert told["error"] == {"type": kind, "message": "no", "param": error.param, "code": error.code}
 
 

@@ -139,6 +139,7 @@ def test_what_asks_for_nothing_is_not_sent() -> None:
         ({"conversation": "conv_1"}, "conversation"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt"),
         ({"background": True}, "background"),
+        ({"moderation": {"model": "omni-moderation-latest"}}, "moderation"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [{"type": "function", "function": {"name": "x"}}]}, "tools[0].name"),
         ({"tool_choice": "required"}, "tool_choice"),
