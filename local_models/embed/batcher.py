@@ -28,9 +28,12 @@ class Overloaded(Exception):
 
 
 class Job:
-    """The texts of one call. A big one takes turns with the others, SHARE texts at a time."""
+    """The texts of one call. A big one takes turns with the others: SHARE texts, or about SHARE_CHARACTERS, at a time,
+    so that a short question need not wait for more.
+    """
 
     SHARE = MAX_BATCH // 2
+    SHARE_CHARACTERS = 2000
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.texts = texts
@@ -42,7 +45,11 @@ class Job:
 
     def take(self, room: int) -> list[int]:
         """Places of the texts that go into the next batch."""
-        first, self.taken = self.taken, min(self.taken + min(room, self.SHARE), len(self.texts))
+        first, characters = self.taken, 0
+        last = min(first + min(room, self.SHARE), len(self.texts))
+        while self.taken < last and characters < self.SHARE_CHARACTERS:
+            characters += len(self.texts[self.taken])
+            self.taken += 1
         return list(range(first, self.taken))
 
     def settle(self, error: Exception | None = None) -> None:
@@ -65,7 +72,9 @@ class Job:
 
 
 class Batcher:
-    """Micro-batches over an embedder; at most `max_queue` texts wait. `pairs`: served beside it, closed with it."""
+    """Micro-batches over an embedder; at most `max_queue` texts wait, and an eighth more of calls with few: those with
+    many cannot shut them out. `pairs`: served beside it, closed with it.
+    """
 
     def __init__(self, embedder: Embedder, max_queue: int, pairs: CrossEncoder | None = None) -> None:
         self.embedder, self.pairs = embedder, pairs
@@ -82,8 +91,9 @@ class Batcher:
         """Embeddings of these texts, in their order. Raises Overloaded; cancelling it gives the place back."""
         job = Job(texts)
         with self._changed:
-            if self._closed or self._waiting + len(texts) > self._max_queue:
-                raise Overloaded(f"{self._waiting} texts are waiting, at most {self._max_queue} may")
+            most = self._max_queue + (self._max_queue // 8 if len(texts) <= Job.SHARE else 0)
+            if self._closed or self._waiting + len(texts) > most:
+                raise Overloaded(f"{self._waiting} texts are waiting, at most {most} may")
             self._jobs.append(job)
             self._waiting += len(texts)
             self._changed.notify()
@@ -128,11 +138,16 @@ class Batcher:
                 # Others came while the last batch ran, and more are likely on their way. A lone caller need not wait.
                 self._changed.wait_for(lambda: self._waiting >= MAX_BATCH or self._closed, MAX_WAIT)
             batch: list[tuple[Job, int]] = []
-            jobs = 0
+            jobs = characters = 0
+            turns = len(self._jobs)  # one for each; then another, as long as it is all short
             while self._jobs and len(batch) < MAX_BATCH and not self._closed:
+                if jobs >= turns and characters >= Job.SHARE_CHARACTERS:
+                    break
                 job = self._jobs.popleft()
                 jobs += 1
-                batch += [(job, place) for place in job.take(MAX_BATCH - len(batch))]
+                taken = [(job, place) for place in job.take(MAX_BATCH - len(batch))]
+                characters += sum(len(job.texts[place]) for _, place in taken)
+                batch += taken
                 if job.taken < len(job.texts):
                     self._jobs.append(job)
             self._crowded = jobs > 1

@@ -76,6 +76,33 @@ async def test_a_big_call_takes_turns_with_a_small_one(batcher: Batcher, embedde
     await asyncio.gather(*blocker)
 
 
+async def test_of_long_texts_few_go_into_a_batch(batcher: Batcher, embedder: SteppedEmbedder) -> None:
+    blocker = await start(batcher, ["blocker"])
+    await asyncio.to_thread(embedder.started.acquire)
+    big, small = await start(batcher, ["word " * 300] * 20, ["s"])
+    embedder.steps.release(2)
+    await small
+    assert [len(text) for text in embedder.batches[1]] == [1500, 1500, 1]
+    embedder.steps.release(20)
+    assert (await big).vectors.shape == (20, 2)
+    await asyncio.gather(*blocker)
+
+
+async def test_calls_with_many_texts_do_not_shut_out_those_with_few(
+    batcher: Batcher, embedder: SteppedEmbedder
+) -> None:
+    blocker = await start(batcher, ["blocker"])
+    await asyncio.to_thread(embedder.started.acquire)
+    full = await start(batcher, ["x"] * 200)
+    with pytest.raises(Overloaded):
+        await batcher.embed(["y"] * 9)
+    few = await start(batcher, *[["z"]] * 25)
+    with pytest.raises(Overloaded):
+        await batcher.embed(["z"])
+    embedder.steps.release(100)
+    await asyncio.gather(*blocker, *full, *few)
+
+
 async def test_the_queue_is_bounded_and_gives_places_back(batcher: Batcher, embedder: SteppedEmbedder) -> None:
     blocker = await start(batcher, ["blocker"])
     await asyncio.to_thread(embedder.started.acquire)
