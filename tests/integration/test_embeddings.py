@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 import shutil
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,18 @@ import msgspec
 import openai
 import pytest
 import pytest_asyncio
+import yaml
 from openai import AsyncOpenAI
 
+from gateway.budget.limits import LEASE_MS
+from gateway.budget.reservations import sweep
 from gateway.config import runtime_dir, socket_path
 from gateway.ledger.rollups import ALL, fold
 from gateway.ledger.rows import parse
 from gateway.types import LedgerEntry
 from gateway.watching.hours import counted
-from tests.support.gateway import Gateway, gateway, hosted
+from tests.support.collector import Collector, attributes
+from tests.support.gateway import ADMIN, Gateway, gateway, hosted
 from tests.support.models import EMBED, embed_model, process
 from tests.support.upstream import Plan, Upstream
 from tests.support.waiting import until
@@ -32,6 +37,7 @@ CHEAP = {"input": 0.02, "output": 0}
 NANO_PER_TOKEN = 20
 STAYS = "'confidential' in tags || 'careful' in tags && privacy != ''"
 PRIVATE = {"name": "stays", "when": STAYS, "use": ["big"], "local_only": True}
+EVERYTHING = {"name": "default", "rules": [{"name": "all", "use": ["vectors"]}]}
 POLICY = {"name": "default", "baseline": "big", "rules": [PRIVATE, {"name": "all", "use": ["big"]}]}
 
 
@@ -391,3 +397,60 @@ async def test_redis_away(gate: Gateway, upstream: Upstream, key: str) -> None:
     assert served.status_code == 200
     told = {reply.headers["x-gateway-request-id"] for reply in (before, served)}
     assert {row.request_id for row in await gate.rows(2)} == told
+
+
+async def test_a_lease_that_runs_out_is_a_row_that_says_what_it_was(
+    gate: Gateway, upstream: Upstream, key: str
+) -> None:
+    upstream.default = Plan(hang=True)
+    asking = asyncio.create_task(embed(gate, key, input="a text of some words"))
+    await upstream.wait_for(1)
+
+    later = int(time.time() * 1000) + LEASE_MS + 1000
+    assert await sweep(gate.runtime.redis, later, gate.runtime.keys) == 1
+
+    [row] = await gate.rows(1)
+    assert (row.status, row.rule, row.model) == ("crashed", "embeddings", "vectors")
+    assert row.cost_nano == row.reserved_nano > 0
+    asking.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asking
+    await upstream.wait_for(1, "disconnected")
+    await gate.nothing_held(key)
+
+
+async def test_a_reload_brings_models_and_keeps_what_is_known_of_the_others(
+    tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEWAY_ADMIN_KEY", ADMIN)
+    monkeypatch.setenv("BIG_KEY", "upstream-secret")
+    vectors = hosted("vectors", upstream.base_url, upstream_model="text-embedding-3-small", price=CHEAP)
+    async with gateway(tmp_path, [hosted("big", upstream.base_url), vectors]) as running:
+        upstream.default = Plan(status=429, headers={"retry-after": "60"})
+        assert (await embed(running)).status_code == 429
+        assert (await embed(running, model="more")).status_code == 404
+        file = tmp_path / "gateway.yaml"
+        written = yaml.safe_load(file.read_text())
+        written["models"].append({**vectors, "name": "more"})
+        file.write_text(yaml.safe_dump(written))
+        assert (await running.admin("POST", "/admin/policies/reload")).status_code == 200
+        upstream.default = Plan()
+
+        added, cooling = await embed(running, model="more"), await embed(running)
+
+        assert added.status_code == 200
+        assert (cooling.status_code, cooling.json()["error"]["code"]) == (503, "no_target_available")
+        listed = (await running.get("/v1/models/vectors")).json()
+        assert "cooling down" in listed["unavailable"]
+
+
+async def test_its_trace_names_the_operation(tmp_path: Path, upstream: Upstream) -> None:
+    vectors = hosted("vectors", upstream.base_url, upstream_model="text-embedding-3-small", price=CHEAP)
+    with Collector.started() as collector:
+        async with gateway(tmp_path, [vectors], [EVERYTHING], telemetry={"otlp": collector.url}) as running:
+            assert (await embed(running, input="planted4711")).status_code == 200
+            await running.rows(1)
+        spans = {span.name: attributes(span) for span in collector.spans()}
+        assert {"embeddings vectors", "admit", "call", "settle"} <= spans.keys()
+        assert spans["embeddings vectors"]["gen_ai.operation.name"] == "embeddings"
+        assert b"planted4711" not in collector.everything()
