@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 RULE = "cache-upkeep"
 EVERY_S = 600.0
+CALLS_MAX = 10_000
+"""Booked before their ten minutes are over."""
 
 
 class Upkeep:
@@ -55,7 +57,9 @@ class _Account:
 
     def used(self, helper: Helper, usage: Usage) -> None:
         self._used.append((helper, usage))
-        if self._due is None:
+        if len(self._used) >= CALLS_MAX:
+            self.flush()
+        elif self._due is None:
             self._due = asyncio.get_running_loop().call_later(EVERY_S, self.flush)
 
     def flush(self) -> None:

@@ -43,7 +43,10 @@ def erase(connection: Connection, who: Who, name: str) -> Erased:
 def _rename_left(connection: Connection, who: Who, name: str, replacement: str) -> None:
     """Days outlive their rows: where those went with their month, the days alone still said who."""
     columns = (series.c.id, series.c.cut, *(series.c[dimension] for dimension in DIMENSIONS))
-    for number, cut, *values in connection.execute(select(*columns).where(series.c[who] == name)).all():
+    left = connection.execute(select(*columns).where(series.c[who] == name)).all()
+    if left:
+        memory.changed(connection, [0])
+    for number, cut, *values in left:
         named = dict(zip(DIMENSIONS, values, strict=True)) | {who: replacement}
         own = tuple(named[dimension] for dimension in _NAMES[cut])
         text = writing.name_of(cut, own)
@@ -54,7 +57,6 @@ def _rename_left(connection: Connection, who: Who, name: str, replacement: str) 
             writing.add_cells(connection, "rollup_day", _days_of(connection, number, cut, own), other)
             connection.execute(delete(rollup_day).where(rollup_day.c.cut == cut, rollup_day.c.series == number))
             connection.execute(delete(series).where(series.c.id == number))
-        memory.changed(connection, [0])
 
 
 def _days_of(connection: Connection, number: int, cut: int, values: tuple[str, ...]) -> Cells:

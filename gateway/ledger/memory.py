@@ -75,6 +75,8 @@ class Memory:
             known: _Found = self._kept[key][1]
             return known
         found = find()
+        if token != self._token:  # another question has seen a change meanwhile
+            return found
         size = held_bytes(found)
         self._kept[key] = size, found
         self._size += size

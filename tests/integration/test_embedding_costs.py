@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from gateway.types import SHADOW_KEY, LedgerEntry
+from gateway import upkeep
+from gateway.types import SHADOW_KEY, LedgerEntry, Usage
 from tests.support.asgi_server import serving
 from tests.support.gateway import Gateway, gateway, hosted
 from tests.support.upstream import Plan, Upstream
@@ -91,7 +92,7 @@ async def test_every_token_that_the_embedder_counted_is_in_the_books(gate: Gatew
 
     reply = await gate.chat("Who wrote the play about a Danish prince?", key=key)
 
-    rows, [upkeep] = await all_rows(gate, 2)
+    rows, [tended] = await all_rows(gate, 2)
     asked = rows[1]
     assert (rows[0].embedding_nano, asked.embedding_nano) == (0, 8 * EMBEDDED_NANO)
     assert asked.cost_nano == answered_nano(asked) + asked.embedding_nano + asked.verification_nano
@@ -100,10 +101,24 @@ async def test_every_token_that_the_embedder_counted_is_in_the_books(gate: Gatew
     assert asked.cost_nano <= asked.reserved_nano
     told = next(one for one in asked.detail["helped"] if one["helper"] == "embedder")
     assert (told["tokens"], told["calls"], told["price"]["source"]) == (8, 1, "gateway.yaml")
-    assert (upkeep.rule, upkeep.model, upkeep.usage_source) == ("cache-upkeep", EMBEDDER, "reported")
-    assert (upkeep.cost_nano, upkeep.saved_nano) == (upkeep.embedding_nano, -upkeep.embedding_nano)
-    assert upkeep.embedding_nano + asked.embedding_nano == embedded(upstream) * EMBEDDED_NANO
+    assert (tended.rule, tended.model, tended.usage_source) == ("cache-upkeep", EMBEDDER, "reported")
+    assert (tended.cost_nano, tended.saved_nano) == (tended.embedding_nano, -tended.embedding_nano)
+    assert tended.embedding_nano + asked.embedding_nano == embedded(upstream) * EMBEDDED_NANO
     assert (await gate.budget(key))["spent"] == sum(row.cost_nano for row in rows)
+
+
+async def test_a_flood_of_upkeep_is_booked_before_its_time(
+    gate: Gateway, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "CALLS_MAX", 3)
+    used = gate.runtime.pipeline.settling.upkeep.of(gate.runtime.view.prices)
+    assert used is not None
+    for _ in range(7):
+        used("embedder", Usage(prompt_tokens=10, source="reported"))
+    rows = await gate.rows(2)
+    assert [row.prompt_tokens for row in rows] == [30, 30]
+    gate.runtime.pipeline.settling.upkeep.flush()
+    assert (await gate.rows(3))[2].prompt_tokens == 10
 
 
 async def test_a_hit_saves_less_by_what_finding_it_took(gate: Gateway, upstream: Upstream) -> None:

@@ -145,6 +145,30 @@ def test_it_is_bounded() -> None:
     assert asked == [1, 2, 3, 2]
 
 
+async def test_what_was_read_while_another_saw_a_change_is_not_kept(url: str) -> None:
+    writer, memory, asked = SqlStore(url), Memory(), Asked()
+    await writer.migrate()
+    await writer.append([entry("first", ts_ms=TODAY - 3 * DAY_MS)])
+    part = (rollup_day, TODAY - 3 * DAY_MS, TODAY - 2 * DAY_MS)
+    async with writer._engine.connect() as connection:
+        before = await connection.run_sync(memory.look)
+    await writer.append([entry("late", ts_ms=TODAY - 2 * DAY_MS)])
+    async with writer._engine.connect() as connection:
+
+        def look_and_find(here: Connection) -> dict[int, int]:
+            def find() -> dict[int, int]:
+                memory.look(here)  # as another question does between two of this one's queries
+                return asked.find(1)
+
+            return memory.get(before, part, "a question", find)
+
+        await connection.run_sync(look_and_find)
+        after = await connection.run_sync(memory.look)
+    memory.get(after, part, "a question", partial(asked.find, 2))
+    assert asked == [1, 2]
+    await writer.close()
+
+
 def _sums(number: int) -> tuple[tuple[int, str], tuple[int, ...]]:
     return (number * 10**9, f"user-{number}"), tuple(number * 10**6 + each for each in range(14))
 
