@@ -259,9 +259,7 @@ class Reloader:
         return frozenset(_file_stamp(path) for path in files)
 
 
-async def _drained(
-    targets: tuple[Fleet | Operations, ...], gone: asyncio.Event, watch: weakref.ref[View]
-) -> None:
+async def _drained(targets: tuple[Fleet | Operations, ...], gone: asyncio.Event, watch: weakref.ref[View]) -> None:
     """``watch`` is kept alive here: a reference that is gone itself tells nobody."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(gone.wait(), _DRAIN_S)

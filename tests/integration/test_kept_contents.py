@@ -250,9 +250,7 @@ async def test_erasing_somebody_takes_what_was_kept(gate: Gateway, store: SqlSto
     assert b"What of Porto?" in disk
 
 
-@pytest.mark.parametrize(
-    "contents", [{"keep": "hidden"}, {"keep": "redacted", "retention": "soon"}, {"store": True}]
-)
+@pytest.mark.parametrize("contents", [{"keep": "hidden"}, {"keep": "redacted", "retention": "soon"}, {"store": True}])
 async def test_a_wrong_section_is_told_with_its_line(tmp_path: Path, contents: dict[str, Any]) -> None:
     (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(BIG | {"name": "wrong", "contents": contents}))
     result = await asyncio.to_thread(CliRunner().invoke, app, ["check", str(tmp_path / "wrong.yaml")])
