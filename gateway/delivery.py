@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway import books, reply
+from gateway.billing import bill
 from gateway.cache import replay
+from gateway.entry import route_name
 from gateway.errors import UpstreamBroken, UpstreamError
-from gateway.visit import bill, route_name
 
 if TYPE_CHECKING:
+    from gateway.billing import Bill
     from gateway.cache.coalesce import Listener
     from gateway.types import CacheHit
     from gateway.view import View
-    from gateway.visit import Bill, Visit
+    from gateway.visit import Visit
 
 Headers = list[tuple[str, str]]
 Settle = Callable[["View", "Visit"], None]

@@ -12,8 +12,8 @@ from gateway.cache.replay import usage_object
 from gateway.types import NANO
 
 if TYPE_CHECKING:
+    from gateway.billing import Bill
     from gateway.types import Usage
-    from gateway.visit import Bill
 
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _TOLD = ("prompt_tokens", "completion_tokens", "cached_tokens")

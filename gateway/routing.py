@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from gateway.entry import budget_left
 from gateway.helped import help_by, nano_of
 from gateway.policy.situation import Situation, identities, likely_nano
 from gateway.types import Live
-from gateway.visit import budget_left
 
 if TYPE_CHECKING:
     from gateway.prompt_bound import PromptBound

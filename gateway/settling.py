@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from gateway import storing
 from gateway.arbiter import Arbiter
+from gateway.billing import bill
 from gateway.cache import exact
 from gateway.cache.hits import Hits
+from gateway.entry import ledger_entry
 from gateway.shadows import Shadows
 from gateway.upkeep import Upkeep
-from gateway.visit import bill, ledger_entry
 from gateway.warmth import Warmth
 
 if TYPE_CHECKING:

@@ -14,12 +14,13 @@ import msgspec
 
 from gateway.budget.limits import Admission
 from gateway.budget.purse import Purse
+from gateway.entry import route_name
 from gateway.errors import RedisAway
 from gateway.features import EXPERIMENT_TAG
 from gateway.routing import worst_nano
 from gateway.types import NANO, SHADOW_KEY, Principal
 from gateway.unattended import Allowance, ask
-from gateway.visit import Visit, route_name
+from gateway.visit import Visit
 
 if TYPE_CHECKING:
     from gateway.books import Books

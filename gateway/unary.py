@@ -18,14 +18,16 @@ import msgspec
 
 from gateway import reply
 from gateway.backends.unary import Operation
+from gateway.billing import Bill, bill
 from gateway.books import Reservation, exhausted
 from gateway.budget.limits import Admission
 from gateway.deciding import NO_PRICE, permit, policy_of
 from gateway.delivery import Reply, response_headers
+from gateway.entry import ledger_entry
 from gateway.errors import CacheMiss, Forbidden, GatewayError, InvalidRequest, Overloaded, Unpriced
 from gateway.routing import deadline_s
 from gateway.types import ChatRequest, Decision, Frozen, Usage
-from gateway.visit import NOTHING_KEPT, Bill, Visit, bill, ledger_entry
+from gateway.visit import NOTHING_KEPT, Visit
 
 if TYPE_CHECKING:
     from gateway.books import Books

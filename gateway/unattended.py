@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from gateway.billing import bill
+from gateway.entry import ledger_entry
 from gateway.errors import GatewayError, RedisAway
-from gateway.visit import NOTHING_KEPT, bill, ledger_entry
+from gateway.visit import NOTHING_KEPT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,12 +1,12 @@
-"""One request on its way through the pipeline: what is learned at each step, and the ledger row it ends as.
+"""One request on its way through the pipeline: what is learned at each step.
 
-This is the only mutable value of a request; it never leaves the pipeline. What leaves is its :class:`LedgerEntry`.
+This is the only mutable value of a request; it never leaves the pipeline, unlike its row (:mod:`gateway.entry`).
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -14,7 +14,6 @@ from gateway.budget.levels import NOTHING, Levels
 from gateway.budget.limits import Hold
 from gateway.errors import GatewayError, UpstreamError
 from gateway.features import estimate_tokens, prompt_texts
-from gateway.helped import Help, help_by, nano_of
 from gateway.policy.model import ContentsConfig
 from gateway.prompt_bound import PromptBound, counted, prompt_bound
 from gateway.tokens import count_tokens
@@ -26,17 +25,15 @@ from gateway.types import (
     Chunk,
     Decision,
     Features,
-    LedgerEntry,
     Live,
     Principal,
     Status,
     Usage,
-    UsageSource,
-    Where,
 )
 from gateway.warmth import tokens as warm_tokens
 
 if TYPE_CHECKING:
+    from gateway.billing import Bill
     from gateway.budget.limits import Admission
     from gateway.budget.reservations import Short
     from gateway.cache.coalesce import Listener
@@ -44,18 +41,12 @@ if TYPE_CHECKING:
     from gateway.cache.keys import CacheContext
     from gateway.policy.compile import CompiledPolicy
     from gateway.policy.experiments import Trial
-    from gateway.pricing import PriceBook
     from gateway.protocols import Helper
-    from gateway.types import Price
     from gateway.warmth import Conversation, Targets
 
 _KEPT_BYTES = 1024 * 1024
 _NOTHING_HELD = Hold()
 NOTHING_KEPT = ContentsConfig()
-_PRICED_APART = (
-    *("cache_write_1h_tokens", "audio_input_tokens", "image_input_tokens", "audio_output_tokens"),
-    *("image_output_tokens", "tier"),
-)
 _NO_TIER = frozenset({"auto", "default", "standard"})
 
 
@@ -284,231 +275,3 @@ class Visit:
         if self._first_text is None or self._last_text is None or self._last_text <= self._first_text:
             return None
         return max(0, usage.completion_tokens - 1) / (self._last_text - self._first_text)
-
-
-class Bill(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request cost and what it would have cost: nano-dollars. ``price`` is None where nothing was bought.
-
-    ``abandoned_nano`` of the cost are for tries that nobody got an answer of, ``helped`` for what helped to decide.
-    ``source``: of everything that cost.
-    """
-
-    usage: Usage
-    cost_nano: int
-    baseline_nano: int
-    price: Price | None
-    unpriced: bool
-    source: UsageSource = "none"
-    abandoned_nano: int = 0
-    helped: tuple[Help, ...] = ()
-
-    @property
-    def saved_nano(self) -> int:
-        return self.baseline_nano - self.cost_nano
-
-
-def bill(visit: Visit, prices: PriceBook) -> Bill:
-    """Price a request: true cost of every call that was billed, and the baseline's cost for the same tokens."""
-    if visit.billed is None or visit.status != "ok":
-        visit.billed = _bill(visit, prices)
-    return visit.billed
-
-
-def _bill(visit: Visit, prices: PriceBook) -> Bill:
-    usage, helped = visit.final_usage(), help_by(visit.helped, prices, visit.ts_ms) if visit.helped else ()
-    # What was reserved is for all of it, and what helped has been paid for by then.
-    room = max(0, visit.reserved_nano - nano_of(helped)) if visit.reserved_nano else None
-    if visit.given:
-        amount = _of_given(visit, prices, usage)
-    elif usage.source == "none":
-        amount = _of_tries(visit, prices, usage, room)
-    else:
-        amount = _of_answer(visit, prices, usage, room)
-    return _with_help(amount, helped) if helped else amount
-
-
-def _with_help(amount: Bill, helped: tuple[Help, ...]) -> Bill:
-    sources = {amount.source, *(one.source for one in helped)} - {"none"}
-    return msgspec.structs.replace(
-        amount,
-        cost_nano=amount.cost_nano + nano_of(helped),
-        helped=helped,
-        price=amount.price or (None if amount.unpriced else helped[0].price),
-        source="estimated" if "estimated" in sources else "reported",
-    )
-
-
-def _of_given(visit: Visit, prices: PriceBook, usage: Usage) -> Bill:
-    """What was bought for another request costs nothing and saves all that it would have cost."""
-    reference = visit.hit.entry.usage if visit.hit is not None else usage
-    saves = visit.hit is not None or visit.status == "ok"
-    return Bill(
-        usage=msgspec.structs.replace(reference, source="none"),
-        cost_nano=0,
-        baseline_nano=_baseline(visit, prices, reference, 0) if saves else 0,
-        price=None,
-        unpriced=False,
-    )
-
-
-def _of_tries(visit: Visit, prices: PriceBook, usage: Usage, room: int | None) -> Bill:
-    """Nothing was answered."""
-    abandoned, source = _abandoned(visit, prices, 0, room)
-    return Bill(
-        usage=usage,
-        cost_nano=abandoned,
-        baseline_nano=0,
-        price=prices.price(visit.model, visit.ts_ms) if abandoned else None,
-        unpriced=_unpriced_try(visit, prices),
-        source=source,
-        abandoned_nano=abandoned,
-    )
-
-
-def _of_answer(visit: Visit, prices: PriceBook, usage: Usage, room: int | None) -> Bill:
-    if usage.busy_s is None and prices.timed(visit.model, visit.ts_ms):
-        usage = msgspec.structs.replace(usage, busy_s=visit.called_s())
-    price = prices.price(visit.model, visit.ts_ms)
-    cost = prices.cost_nano(visit.model, usage, visit.ts_ms) if price is not None else 0
-    if usage.source == "estimated" and room is not None:
-        cost = min(cost, room)
-    abandoned, source = _abandoned(visit, prices, cost, room)
-    return Bill(
-        usage=usage,
-        cost_nano=cost + abandoned,
-        baseline_nano=_baseline(visit, prices, usage, cost) if visit.status == "ok" and price is not None else cost,
-        price=price,
-        unpriced=price is None or _unpriced_try(visit, prices),
-        source="estimated" if "estimated" in (source, usage.source) else usage.source,
-        abandoned_nano=abandoned,
-    )
-
-
-def _abandoned(visit: Visit, prices: PriceBook, cost_nano: int, room: int | None) -> tuple[int, UsageSource]:
-    """What abandoned tries cost beside the answer's ``cost_nano``, and how that is known.
-
-    The time of a machine that is paid by the hour is not among it: no request is charged for it, so it is idle time.
-    """
-    total = 0
-    source: UsageSource = "none"
-    for model, usage in visit.tries():
-        period = prices.period(model, visit.ts_ms)
-        if period is not None and not period.sheet.usd_per_hour:
-            total += period.compiled.cost_nano(usage)
-            source = usage.source if source != "estimated" else source
-    if source == "estimated" and room is not None:
-        total = min(total, max(0, room - cost_nano))
-    return total, source
-
-
-def _unpriced_try(visit: Visit, prices: PriceBook) -> bool:
-    """Whether something was billed that nobody knows the price of."""
-    return any(prices.period(model, visit.ts_ms) is None for model, _ in visit.tries())
-
-
-def _baseline(visit: Visit, prices: PriceBook, usage: Usage, otherwise: int) -> int:
-    """Cost at the baseline model; where it has no price nothing is claimed as saved."""
-    model = visit.policy.policy.baseline
-    cost = prices.baseline_nano(model, usage, visit.ts_ms) if model is not None else None
-    return otherwise if cost is None else cost
-
-
-def ledger_entry(visit: Visit, amount: Bill, *, provider: str, served: Where) -> LedgerEntry:
-    """The row of the books."""
-    usage, decision, request, principal = amount.usage, visit.decision, visit.request, visit.principal
-    return LedgerEntry(
-        request_id=request.id,
-        ts_ms=visit.ts_ms,
-        organisation=principal.organisation,
-        team=principal.team,
-        key_id=principal.key_id,
-        project=principal.project,
-        end_user=request.user,
-        tags=visit.features.tags,
-        session=request.options.session,
-        policy=visit.policy.label,
-        rule=route_name(visit),
-        requested_model=request.model,
-        model=visit.hit.entry.model if visit.hit else visit.model,
-        provider=provider,
-        served=served,
-        cache=visit.cache,
-        similarity=None if visit.hit is None else visit.hit.similarity,
-        cache_entry="" if visit.hit is None else visit.hit.entry.id,
-        stream=request.stream,
-        status=visit.status,
-        http_status=visit.http_status,
-        error=visit.error,
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        cached_tokens=usage.cached_tokens,
-        cache_write_tokens=usage.cache_write_tokens,
-        reasoning_tokens=usage.reasoning_tokens,
-        usage_source=amount.source,
-        busy_us=round((usage.busy_s or 0.0) * 1e6) if served == "local" else 0,
-        cost_nano=amount.cost_nano,
-        embedding_nano=nano_of(amount.helped, "embedder"),
-        verification_nano=nano_of(amount.helped, "cross_encoder"),
-        abandoned_nano=amount.abandoned_nano,
-        baseline_nano=amount.baseline_nano,
-        saved_nano=amount.saved_nano,
-        reserved_nano=visit.reserved_nano,
-        unpriced=amount.unpriced,
-        incomplete=usage.incomplete,
-        price_source=amount.price.source if amount.price else "",
-        price_date=amount.price.date if amount.price else "",
-        ttft_ms=visit.ttft_ms(),
-        duration_ms=(time.perf_counter() - visit.started) * 1000,
-        overhead_ms=visit.overhead_ms(),
-        tokens_per_s=visit.tokens_per_s(usage),
-        difficulty=decision.difficulty if decision else None,
-        degraded=visit.degraded,
-        consented=visit.contents.export and visit.answered,
-        detail=_detail(visit, amount),
-    )
-
-
-def budget_left(admission: Admission | None) -> float:
-    """The share that is left of the tightest budget of an admitted request; 1 where it has none."""
-    known = admission.left if admission else ()
-    shares = [max(0.0, nano / account.limit_nano) for account, nano in known if account.limit_nano]
-    return min(shares, default=1.0)
-
-
-def route_name(visit: Visit) -> str:
-    """The rule that decided; ``cache`` where none was asked."""
-    if visit.decision is not None:
-        return visit.decision.rule
-    return "cache" if visit.given else ""
-
-
-def _decided_on(hit: CacheHit | None) -> dict[str, Any]:
-    """What a semantic hit was served on: the cache learns from it where somebody says that it was wrong."""
-    if hit is None or not hit.evidence:
-        return {}
-    measures = {"measures": [round(each, 4) for each in hit.measures]} if hit.measures else {}
-    return {"evidence": hit.evidence, **measures}
-
-
-def _detail(visit: Visit, amount: Bill) -> dict[str, Any]:
-    """Every input of the decision but the text itself, so that it can be explained and replayed; and what the price of
-    the request depended on that has no column.
-    """
-    decision = visit.decision
-    apart = {name: value for name in _PRICED_APART if (value := getattr(amount.usage, name))}
-    return {
-        **({"usage": apart} if apart else {}),
-        **({"helped": amount.helped} if amount.helped else {}),
-        "features": msgspec.structs.replace(visit.features, last_user_text=""),
-        "local_only": visit.local_only,
-        **({"experiment": visit.trial} if visit.trial is not None else {}),
-        "decision": decision,
-        **({} if visit.request.options.quality is None else {"quality": visit.request.options.quality}),
-        **({"live": dict(visit.live)} if visit.live else {}),
-        **({"warm": warm} if (warm := visit.warm) else {}),
-        **({"confidence": visit.confidence} if visit.confidence is not None else {}),
-        **({"raw_confidence": visit.raw_confidence} if visit.raw_confidence is not None else {}),
-        **({"budget_left": budget_left(visit.admission)} if visit.policy.reads_budget else {}),
-        "attempts": visit.attempts,
-        **_decided_on(visit.hit),
-    }

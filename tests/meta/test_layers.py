@@ -37,7 +37,7 @@ SUPPORT = {
     "telemetry",
 }
 STAGES = {"auth", "budget", "cache", "policy", "backends", "ledger"}
-PASSED_ALONG = {"visit", "helped", "books", "storing", "reply", "trials", "warmth", "keeping"}
+PASSED_ALONG = {"visit", "billing", "entry", "helped", "books", "storing", "reply", "trials", "warmth", "keeping"}
 PIPELINE = {
     *("pipeline", "view", "reuse", "deciding", "reserving", "delivery", "settling"),
     *("story", "costs", "tracing", "routing", "shadows", "cascade", "held", "arbiter", "unattended", "upkeep"),

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from gateway.billing import bill
 from gateway.books import Books, Reservation, exhausted, ratelimit_headers
 from gateway.budget.definitions import Budget
 from gateway.budget.levels import account_of, own
@@ -19,12 +20,13 @@ from gateway.budget.limits import Admission, Intent, Limit
 from gateway.budget.reservations import CacheWrite, Short
 from gateway.budget.spool import Spool
 from gateway.cache.keys import cache_context
+from gateway.entry import ledger_entry
 from gateway.errors import Overloaded, RateLimited
 from gateway.metrics import Metrics
 from gateway.redis_io import RedisLink, client
 from gateway.types import Principal
 from gateway.view import View
-from gateway.visit import Visit, bill, ledger_entry
+from gateway.visit import Visit
 from tests.support.accounts import KEYS, budget, ledger
 from tests.support.gateway import EVERYTHING_BIG
 from tests.support.ledger import NOON

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.billing import Bill
 from gateway.reply import usage_event, usd, with_costs, without_usage
 from gateway.types import Usage, UsageSource
-from gateway.visit import Bill
 
 USAGE = Usage(prompt_tokens=7, completion_tokens=3)
 

@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.billing import bill
+from gateway.entry import ledger_entry
 from gateway.errors import GatewayError, NotFound
 from gateway.story import explain, of_entry
 from gateway.types import LedgerEntry
 from gateway.view import View
-from gateway.visit import bill, ledger_entry
 from tests.support.gateway import hosted, local
 from tests.support.ledger import entry
 from tests.support.visits import BIG, view, visit

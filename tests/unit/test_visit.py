@@ -8,11 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.billing import bill
+from gateway.entry import ledger_entry, route_name
 from gateway.storing import cache_write
 from gateway.tokenizer import o200k
 from gateway.types import CacheEntry, CacheHit, ChatRequest, Chunk, Decision, Principal, Usage, Where
 from gateway.view import View
-from gateway.visit import Visit, bill, ledger_entry, route_name
+from gateway.visit import Visit
 from tests.support.gateway import EVERYTHING_BIG
 from tests.support.visits import BIG, view, visit
 
