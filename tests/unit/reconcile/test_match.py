@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,7 +22,7 @@ def row(day: date, model: str = "big", requests: int = 10, tokens: int = 1000, c
     return f"{day},{model},{requests},{tokens - 100},100,{cost}\n"
 
 
-def booked(requests: int = 10, tokens: int = 1000, cost_nano: int = 250_000_000, **more: int) -> Booked:
+def booked(requests: int = 10, tokens: int = 1000, cost_nano: int = 250_000_000, **more: Any) -> Booked:
     return Booked(requests=requests, input_tokens=tokens - 100, output_tokens=100, cost_nano=cost_nano, **more)
 
 
