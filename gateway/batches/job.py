@@ -177,6 +177,8 @@ class Job:
         began, tries = time.monotonic(), 0
         while True:
             async with self.means.pace.slot():
+                if self._stopping.is_set():
+                    return
                 self.running += 1
                 try:
                     answered = await self.means.asks[self.asked.endpoint](self.asked, bytes(line.body))
@@ -204,6 +206,10 @@ class Job:
         self._progress.status, self._progress.finalizing_at = "finalizing", int(time.time())
         await self._save()
         outcome: Status = self._why if self._why in ("cancelled", "expired") else "completed"
+        if outcome in _UNANSWERED:  # a line may have been given up just after its answer was written
+            await self._journal.flush()
+            parts = self.means.store.parts(self.asked)
+            self._done, self._progress.tally = await asyncio.to_thread(journal.resume, parts)
         output, errors = await asyncio.to_thread(self._write_out, path, outcome)
         self._progress.output_file_id, self._progress.error_file_id = output, errors
         await self._end(outcome)

@@ -111,9 +111,10 @@ class Journal:
     async def write(self, result: Result) -> None:
         """It is on disk when this returns. Raises OSError."""
         self._waiting.append(msgspec.json.encode(result) + b"\n")
-        await self._flush()
+        await self.flush()
 
-    async def _flush(self) -> None:
+    async def flush(self) -> None:
+        """What was to be written is on disk when this returns. Raises OSError."""
         async with self._lock:
             if self._waiting:
                 data, self._waiting = b"".join(self._waiting), []
@@ -121,7 +122,7 @@ class Journal:
 
     async def close(self) -> None:
         try:
-            await self._flush()
+            await self.flush()
         finally:
             os.close(self._descriptor)
 

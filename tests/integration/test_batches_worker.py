@@ -116,6 +116,7 @@ async def test_it_waits_while_redis_is_away_and_goes_on(tmp_path: Path, upstream
             await asyncio.sleep(0.3)
             assert upstream.total == paused < 300
             gate.redis.start()
+            await until(lambda: gate.runtime.link.connected)  # before, who asks cannot be told apart
             ended = await over(ours, batch.id)
         assert ended.request_counts
         assert (ended.status, ended.request_counts.completed, ended.request_counts.failed) == ("completed", 300, 0)

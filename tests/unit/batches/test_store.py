@@ -62,7 +62,7 @@ def test_two_that_take_their_place_at_once_get_two(tmp_path: Path) -> None:
 
 
 def test_waiting_is_what_is_not_over(tmp_path: Path) -> None:
-    store, first, second = BatchStore(tmp_path), asked(), asked()
+    store, (first, second) = BatchStore(tmp_path), sorted((asked(), asked()), key=lambda each: each.id)
     assert store.waiting() == []
     store.create(first)
     store.create(second)
