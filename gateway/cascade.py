@@ -113,10 +113,11 @@ async def _weighed(view: View, visit: Visit, tried: _Try) -> _Weighed:
 
 
 async def _next(view: View, visit: Visit, tried: _Try, weighed: _Weighed) -> tuple[Sequence[Chunk], Answer]:
-    """The next target's answer. A stream waits meanwhile, in case that fails too; a plain reply would be generated to
-    its end meanwhile, so it is asked for anew then.
+    """The next target's answer. The try is given up first, since its model would work on meanwhile, and asked anew
+    should the next one fail too; a stream whose time is bounded waits instead, since none may be left for that.
     """
     gone, used = False, weighed.held.usage or estimated(view, visit, tried.answer.model, weighed.held)
+    waits = not tried.apart and (tried.rest.timeout_s is not None or visit.request.options.deadline_ms is not None)
 
     async def give_up() -> None:
         nonlocal gone
@@ -126,7 +127,7 @@ async def _next(view: View, visit: Visit, tried: _Try, weighed: _Weighed) -> tup
         visit.attempts[:] = given_up(visit.attempts, tried.answer.model, used, busy_s)
 
     try:
-        better = await tried.again(_left(tried), give_up if tried.apart else _nothing)
+        better = await tried.again(_left(tried), _nothing if waits else give_up)
     except (UpstreamError, BudgetExhausted) as error:
         if weighed.broken is not None:
             raise

@@ -245,6 +245,7 @@ class Pipeline:
                 on_attempt=visit.attempts.append,
                 before_retry=functools.partial(reserving.reserve_again, self.books, view, visit),
                 as_streams=as_streams,
+                default_max_tokens=visit.max_tokens,
             )
         finally:
             visit.upstream_s += time.perf_counter() - began

@@ -93,13 +93,15 @@ class Fleet:
         on_attempt: Callable[[Attempt], None] = lambda _: None,
         before_retry: Callable[[str], Awaitable[None]] | None = None,
         as_streams: Collection[str] = (),
+        default_max_tokens: int | None = None,
     ) -> Answer:
         """The first answer of ``targets``, in order; the next is tried only before the first chunk.
 
         A refusal is final, but for a local model's of what only it cannot do. ``deadline_s`` bounds the whole call, the
         reply included. ``on_attempt`` hears of each upstream call once it has answered or ended; ``before_retry`` is
         awaited, with the target's name, before a call that follows one that may be billed, and may raise. Those of
-        ``as_streams`` are asked for a stream even where the request is a plain one.
+        ``as_streams`` are asked for a stream even where the request is a plain one. A local model answers at most
+        ``default_max_tokens`` where the request sets no bound.
 
         Raises:
             UpstreamError: the most telling of all that happened; with ``retry_after`` if all targets are rate limited.
@@ -116,7 +118,8 @@ class Fleet:
             if before_retry and failures and may_be_billed(failures[-1]):
                 await before_retry(name)
             try:
-                return await self._ask(name, _streamed(request) if name in as_streams else request, left, watch)
+                asked = self._bounded(name, request, default_max_tokens)
+                return await self._ask(name, _streamed(asked) if name in as_streams else asked, left, watch)
             except UpstreamError as error:
                 failures.append(error)
                 if error.code == translate.UNREACHABLE:
@@ -137,12 +140,21 @@ class Fleet:
         lacking = _lacking(target)
         if target is None or lacking:
             raise UpstreamUnavailable(f"{name}: {lacking}", connect=True)
-        rest = target.backend.chat(_bounded(request, target.config), timeout_s=left, watch=watch)
+        rest = target.backend.chat(request, timeout_s=left, watch=watch)
         first = await anext(rest)
         if first.final:  # that is all of it: the call is to come to its end now, and the target to be known as well
             async for _ in rest:
                 pass
         return Answer(name, first, rest)
+
+    def _bounded(self, name: str, request: ChatRequest, default: int | None) -> ChatRequest:
+        """With the bound on its answer in the body, where the client has set none, spelled as the provider wants it."""
+        model = self._targets[name].config if name in self._targets else None
+        bound = request.max_tokens or (default if model and model.is_local else None)
+        if model is None or bound is None or any(bytes(request.fields.get(each, _NULL)) != _NULL for each in _BOUNDS):
+            return request
+        spelled = "max_completion_tokens" if model.kind == "openai" else "max_tokens"
+        return msgspec.structs.replace(request, fields={**request.fields, spelled: msgspec.Raw(b"%d" % bound)})
 
     def _shun_host(self, name: str, error: UpstreamError) -> None:
         """The connect bound is waited for once, not once for each target behind the same host."""
@@ -155,14 +167,6 @@ class Fleet:
         if not isinstance(error, UpstreamRefused):
             return True
         return self._targets[name].config.is_local and error.code in TOO_SMALL
-
-
-def _bounded(request: ChatRequest, model: ModelConfig) -> ChatRequest:
-    """With the bound on its answer in the body, where the client has set none, spelled as the provider wants it."""
-    if request.max_tokens is None or any(bytes(request.fields.get(name, _NULL)) != _NULL for name in _BOUNDS):
-        return request
-    name = "max_completion_tokens" if model.kind == "openai" else "max_tokens"
-    return msgspec.structs.replace(request, fields={**request.fields, name: msgspec.Raw(b"%d" % request.max_tokens)})
 
 
 def _streamed(request: ChatRequest) -> ChatRequest:

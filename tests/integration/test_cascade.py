@@ -117,6 +117,35 @@ async def test_what_is_given_up_is_broken_off(gate: Gateway, near: Upstream, str
     assert (row.stream, row.abandoned_nano, row.prompt_tokens) == (stream, 0, 3)
 
 
+async def test_what_is_given_up_works_no_longer_while_the_next_is_waited_for(
+    gate: Gateway, near: Upstream, upstream: Upstream
+) -> None:
+    near.default = unsure(0.3, chunk_delay_s=0.01)
+    upstream.default = Plan(text="at last", first_delay_s=3)
+
+    assert await asked(gate, stream=True) == ("at last", "big")
+
+    await until(lambda: near.requests[0].disconnected)
+    (row,) = await gate.rows(1)
+    first, second = row.detail["attempts"]
+    assert first["usage"]["busy_s"] < 3 <= second["duration_ms"] / 1000
+
+
+async def test_a_local_model_answers_at_most_what_the_policy_assumes(
+    gate: Gateway, near: Upstream, upstream: Upstream
+) -> None:
+    """A larger one is not cut short that was not asked to be (see test_budget_http)."""
+    near.default = unsure(0.3)
+
+    await asked(gate, stream=False)
+    await asked(gate, stream=True, max_completion_tokens=50)
+
+    tried, bounded = (request.json for request in near.requests if request.json)
+    large = upstream.requests[0].json
+    assert (tried["max_tokens"], "max_tokens" in large) == (1024, False)
+    assert (bounded["max_completion_tokens"], "max_tokens" in bounded) == (50, False)
+
+
 async def test_no_tokenizer_is_waited_for_to_count_what_costs_nothing(
     gate: Gateway, near: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,7 +243,7 @@ async def test_an_unsure_answer_is_better_than_none(
     (row,) = await gate.rows(1)
     assert (row.status, row.model, row.degraded) == ("ok", "local-small", "hosted-failed")
     tries = [one["model"] for one in row.detail["attempts"]]
-    assert tries == ["local-small", "big"] + ([] if stream else ["local-small"])
+    assert tries == ["local-small", "big", "local-small"]
 
 
 async def test_where_everything_fails_the_last_to_be_asked_is_not_blamed(
@@ -336,7 +365,8 @@ async def test_where_no_time_is_left_the_unsure_answer_stays(
 ) -> None:
     monkeypatch.setattr(cascade, "within", lambda rest, _: msgspec.structs.replace(rest, timeout_s=0.0))
     near.default = unsure(0.3)
-    assert await asked(gate, stream=True) == (ANSWER, "local-small")
+    deadline = {"x-gateway-deadline-ms": "60000"}
+    assert await asked(gate, stream=True, headers=deadline) == (ANSWER, "local-small")
     (row,) = await gate.rows(1)
     assert row.degraded == "hosted-failed"
 
