@@ -211,6 +211,11 @@ class Job:
             parts = self.means.store.parts(self.asked)
             self._done, self._progress.tally = await asyncio.to_thread(journal.resume, parts)
         output, errors = await asyncio.to_thread(self._write_out, path, outcome)
+        if not await asyncio.to_thread(
+            self.means.store.exists, self.asked
+        ):  # erased meanwhile, before these were there
+            await asyncio.to_thread(self._take_back, output, errors)
+            return
         self._progress.output_file_id, self._progress.error_file_id = output, errors
         await self._end(outcome)
 
@@ -222,6 +227,11 @@ class Job:
         if outcome in _UNANSWERED:
             failed.append(self._unanswered(path, *_UNANSWERED[outcome]))
         return output, self._file("error", (data for each in failed for data in each))
+
+    def _take_back(self, *file_ids: str | None) -> None:
+        for file_id in filter(None, file_ids):
+            if (file := self.means.files.find(file_id, self.asked.owner)) is not None:
+                self.means.files.delete(file)
 
     def _unanswered(self, path: Path, code: str, message: str) -> Iterator[bytes]:
         for raw in disk.gently(lines.read(path, self.means.line_max())):
