@@ -326,6 +326,8 @@ async def test_what_this_machine_compares_no_judge_and_no_cross_encoder_elsewher
     asked = {
         "How do I reset my {} password?": "Press the red button.",
         "How do I change my forgotten {} password?": "In Settings, choose Forgot, then push 1 red button.",
+        "What can I do to reset a lost password on {}?": "Write to the help desk, with your name.",
+        "How can the password for {} be recovered?": "It cannot; make a new account.",
     }
     sections: dict[str, Any] = {
         "embedder": {"url": embedder, "model": EMBED},
