@@ -23,8 +23,9 @@ from gateway.errors import NotFound, UpstreamError, UpstreamRefused, UpstreamTim
 from gateway.types import Attempt, ChatRequest, Chunk, Live
 
 OPENAI_URL = "https://api.openai.com/v1"
-# Mistral reports usage unasked, and answers 422 where it is asked (extra_forbidden).
-REFUSED_FIELDS = {"mistral.ai": ("stream_options",)}
+# Mistral reports usage unasked, and answers 422 where it is asked (extra_forbidden). OpenAI answers 400 to an argument
+# it does not know; Anthropic's clients send this one.
+REFUSED_FIELDS = {"mistral.ai": ("stream_options",), "openai.com": ("top_k",)}
 # Codes of a local model's refusal that a larger model need not share.
 TOO_SMALL = frozenset({"context_length_exceeded", "unsupported"})
 _DRAIN_POLL_S = 0.05

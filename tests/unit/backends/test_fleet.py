@@ -281,3 +281,11 @@ def test_mistral_is_not_asked_for_what_it_refuses(tmp_path: Path, url: str | Non
     built = Fleet.build(settings(tmp_path, model))
     body = request_body(chat(stream=True), "m", built._targets["m"].backend._backend._strip)  # type: ignore[attr-defined]
     assert (b"include_usage" in body) == asked
+
+
+@pytest.mark.parametrize(("url", "told"), [(None, False), ("http://10.0.0.7:8000/v1", True)])
+def test_openai_is_not_told_what_only_other_providers_take(tmp_path: Path, url: str | None, told: bool) -> None:
+    model = ModelConfig(name="m", provider="openai_compatible" if url else "openai", base_url=url, api_key="k")
+    built = Fleet.build(settings(tmp_path, model))
+    strip = built._targets["m"].backend._backend._strip  # type: ignore[attr-defined]
+    assert (b"top_k" in request_body(chat(top_k=40), "m", strip)) == told
