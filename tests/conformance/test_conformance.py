@@ -5,7 +5,6 @@ The fixtures say what a provider sends and, computed by hand beside it, what tha
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import AsyncIterator, Iterator
 from decimal import ROUND_HALF_EVEN, Decimal
@@ -15,6 +14,7 @@ import openai
 import pytest
 import pytest_asyncio
 
+from gateway.backends.litellm_hosted import imported
 from gateway.types import LedgerEntry
 from tests.conformance.shapes import EVERY, Case, Shape, every, shapes
 from tests.support.gateway import Gateway, gateway, hosted
@@ -40,7 +40,7 @@ def upstream() -> Iterator[Upstream]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def served(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream) -> AsyncIterator[Gateway]:
     """Each shape as a model, with a policy that asks it, and one that asks a dead target first."""
-    importlib.import_module("litellm")  # seconds of CPU, more than a client waits where coverage traces them
+    imported()  # litellm: seconds of CPU, more than a client waits where coverage traces them
     models: list[dict[str, Any]] = [hosted("dead", upstream.base_url)]
     policies: list[dict[str, Any]] = [{"name": "default", "rules": [{"name": "all", "use": ["dead"]}]}]
     for name, shape in shapes().items():

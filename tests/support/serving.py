@@ -67,8 +67,9 @@ class Serving:
 
     def _read(self) -> None:
         assert self.process.stdout
-        for line in self.process.stdout:
-            self._fresh.put(line.rstrip("\n"))
+        with self.process.stdout as output:
+            for line in output:
+                self._fresh.put(line.rstrip("\n"))
         self._fresh.put(None)
 
     def until_line(self, pattern: str, patience: float = PATIENCE) -> str:

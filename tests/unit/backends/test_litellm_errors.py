@@ -2,14 +2,15 @@
 
 import inspect
 
-import litellm.exceptions
 import openai
 import pytest
 
 from gateway.backends import translate
 from gateway.backends.litellm_errors import KINDS, said, translated
+from gateway.backends.litellm_hosted import imported
 from gateway.errors import UpstreamBroken, UpstreamError, UpstreamRefused, UpstreamTimeout, UpstreamUnavailable
 
+litellm = imported()  # as the gateway does: what it takes from its environment it reads once a process
 CLASSES = sorted(
     {
         cls

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from gateway.batches.pace import MOST, Pace
+from gateway.batches.pace import MOST, QUIET_LOOKS, Pace
 
 
 async def run(pace: Pace, lines: int, most: list[int]) -> None:
@@ -26,21 +26,33 @@ async def test_it_gives_way_to_live_traffic_and_comes_back() -> None:
     live = [1]
     pace = Pace(lambda: live[0])
     for _ in range(10):
-        pace.heed(0.05)
+        pace.heed(0.05, 0.1)
     assert pace.allowed == 1
     seen = list[int]()
-    pace.heed(0.05)
+    pace.heed(0.05, 0.1)
     await asyncio.wait_for(run(pace, 5, seen), 30)  # one at a time at the least
     live[0] = 0
-    for _ in range(MOST):
-        pace.heed(0.05)  # slow, but nobody waits
+    for _ in range(QUIET_LOOKS + MOST):
+        pace.heed(0.05, 1.0)  # slow, but nobody waits
     assert pace.allowed == MOST
+
+
+async def test_a_loop_that_is_mostly_taken_is_left_to_live_traffic_though_it_is_on_time() -> None:
+    live = [1]
+    pace = Pace(lambda: live[0])
+    pace.heed(0.0, 0.9)
+    assert pace.allowed == MOST // 2
+    live[0] = 0
+    pace.heed(0.0, 0.9)  # between two of its requests
+    assert pace.allowed == MOST // 4
+    pace.heed(0.0, 0.2)
+    assert pace.allowed == MOST // 4 + 1
 
 
 async def test_a_line_that_is_given_up_while_it_waits_gives_its_turn_on() -> None:
     pace = Pace(lambda: 1)
     for _ in range(10):
-        pace.heed(1.0)
+        pace.heed(1.0, 1.0)
 
     async def hold(until: asyncio.Event) -> None:
         async with pace.slot():
