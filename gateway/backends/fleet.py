@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -33,6 +33,8 @@ _BOUNDS = ("max_tokens", "max_completion_tokens")
 _NULL = b"null"
 _TRUE = msgspec.Raw(b"true")
 _UNKNOWN = Live()
+
+L = TypeVar("L", bound=LiteLLMBackend)
 
 
 class Answer(NamedTuple):
@@ -224,22 +226,28 @@ def _target(model: ModelConfig, settings: Settings, before: Target | None) -> Ta
 
 def _backend(model: ModelConfig, socket: str | None) -> OpenAIBackend | LiteLLMBackend | Replicas:
     if model.kind == "litellm":
-        return LiteLLMBackend(
-            model.name,
-            model.upstream_name,
-            model.base_urls[0] if model.base_urls else None,
-            model.api_key,
-            connect_timeout=model.connect_timeout,
-            first_byte_timeout=model.first_byte_timeout,
-            timeout=model.timeout,
-        )
+        return through_litellm(LiteLLMBackend, model)
     local = (model.url or "http://local/v1") if model.is_local else None
     urls = (local,) if local else model.base_urls or (OPENAI_URL,)
-    backends = [_server(model, url, socket) for url in urls]
+    backends = [server(model, url, socket) for url in urls]
     return backends[0] if len(backends) == 1 else Replicas(backends)
 
 
-def _server(model: ModelConfig, url: str, socket: str | None) -> OpenAIBackend:
+def through_litellm(made: Callable[..., L], model: ModelConfig) -> L:
+    """A backend of litellm's for this model."""
+    return made(
+        model.name,
+        model.upstream_name,
+        model.base_urls[0] if model.base_urls else None,
+        model.api_key,
+        connect_timeout=model.connect_timeout,
+        first_byte_timeout=model.first_byte_timeout,
+        timeout=model.timeout,
+    )
+
+
+def server(model: ModelConfig, url: str, socket: str | None, **wire: Any) -> OpenAIBackend:
+    """One of a model's servers; ``wire``: `OpenAIBackend`'s ``path`` and ``read`` of what is no chat."""
     return OpenAIBackend(
         model.name,
         model.upstream_name,
@@ -250,6 +258,7 @@ def _server(model: ModelConfig, url: str, socket: str | None) -> OpenAIBackend:
         first_byte_timeout=model.first_byte_timeout,
         timeout=model.timeout,
         strip=_unwanted(url),
+        **wire,
     )
 
 

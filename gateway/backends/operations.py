@@ -7,10 +7,11 @@ answered by the model it names.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from gateway.backends.fleet import OPENAI_URL, Fleet, Target, missing
+from gateway.backends.fleet import OPENAI_URL, Fleet, Target, missing, server, through_litellm
 from gateway.backends.litellm_unary import LiteLLMUnary
 from gateway.backends.openai_http import OpenAIBackend
 from gateway.backends.replicas import Replicas
@@ -126,31 +127,7 @@ def _target(operation: Operation, model: ModelConfig, settings: Settings, before
 
 def _backend(operation: Operation, model: ModelConfig, socket: str | None) -> OpenAIBackend | LiteLLMUnary | Replicas:
     if model.kind == "litellm":
-        return LiteLLMUnary(
-            operation,
-            model.name,
-            model.upstream_name,
-            model.base_urls[0] if model.base_urls else None,
-            model.api_key,
-            connect_timeout=model.connect_timeout,
-            first_byte_timeout=model.first_byte_timeout,
-            timeout=model.timeout,
-        )
+        return through_litellm(functools.partial(LiteLLMUnary, operation), model)
     urls = ("http://local/v1",) if model.is_local else model.base_urls or (OPENAI_URL,)
-    servers = [_server(operation, model, url, socket) for url in urls]
+    servers = [server(model, url, socket, path=f"/{operation}", read=read_unary) for url in urls]
     return servers[0] if len(servers) == 1 else Replicas(servers)
-
-
-def _server(operation: Operation, model: ModelConfig, url: str, socket: str | None) -> OpenAIBackend:
-    return OpenAIBackend(
-        model.name,
-        model.upstream_name,
-        url,
-        model.api_key,
-        uds=socket,
-        connect_timeout=model.connect_timeout,
-        first_byte_timeout=model.first_byte_timeout,
-        timeout=model.timeout,
-        path=f"/{operation}",
-        read=read_unary,
-    )

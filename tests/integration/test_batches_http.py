@@ -391,6 +391,7 @@ async def test_nobody_else_on_the_machine_can_read_them_and_they_expire(
 ) -> None:
     ended = await over(ours, (await begun(ours, [line(1)])).id)
     data = gate.folder / "data"
+    await until(lambda: not [*data.glob("batches/**/*.results")])  # its end is told just before it is tidied up
     for path in [*data.glob("files/**/*"), *data.glob("batches/**/*")]:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
     store = kept_files.FileStore(data)
